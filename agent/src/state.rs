@@ -1,0 +1,86 @@
+//! The plain data that the agent's tasks tell each other. Each value has one
+//! task that owns it and publishes it through a `tokio::sync::watch` channel.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use viaduct_model::{BlockUsage, Cidr, ClusterView, Endpoint, MacAddr, NodeName};
+
+/// The network that carries the tunnels, as found on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnderlayLink {
+    /// The device's name.
+    pub name: String,
+    /// The device's index in this network namespace.
+    pub index: u32,
+    /// The address that tunnels from this node begin at.
+    pub address: Ipv4Addr,
+    /// The address that peers reach this node at; differs behind a 1:1 NAT
+    /// (`--public-ip`).
+    pub public_address: Ipv4Addr,
+    /// The on-link prefixes of the device.
+    pub networks: Vec<Cidr>,
+    /// The device's MTU in bytes.
+    pub mtu: u32,
+}
+
+/// This node as its agent runs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalNode {
+    /// The node's name.
+    pub name: NodeName,
+    /// The network under the tunnels.
+    pub underlay: UnderlayLink,
+    /// The VXLAN network identifier.
+    pub vni: u32,
+    /// The UDP port of the VTEP.
+    pub port: u16,
+    /// The MAC of the VTEP.
+    pub vtep_mac: MacAddr,
+    /// The MTU of the tunnel and of pods, in bytes.
+    pub mtu: u32,
+    /// The node's own address among the pods'; `None` until it owns a block.
+    /// Once taken it stays as long as the node owns the block that it is in.
+    pub overlay: Option<Ipv4Addr>,
+}
+
+/// All that the dataplane is decided from, but for the endpoints. Published only
+/// once the datastore has said "here is everything".
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeState {
+    /// This node.
+    pub local: LocalNode,
+    /// The cluster.
+    pub view: Arc<ClusterView>,
+}
+
+/// The attachments of this node by their host end's device name, as the ledger
+/// holds them. Owned by the CNI server.
+pub type Endpoints = Arc<BTreeMap<String, Endpoint>>;
+
+/// How the kernel compares with what it should be. Owned by the reconciler.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DataplaneReport {
+    /// Whether the last reconcile left nothing different.
+    pub verified: bool,
+    /// Whether the node's own overlay address stood in the kernel, verified, so
+    /// that pods can be wired. Does not go back to false because one object fails.
+    pub can_wire: bool,
+    /// What differs still, one sentence each: object and reason.
+    pub problems: Vec<String>,
+    /// Reconciles so far.
+    pub reconciles: u64,
+    /// Objects that were repaired so far, that is changed though nothing but the
+    /// kernel had changed.
+    pub repairs: u64,
+}
+
+/// How this node's addresses are used. Owned by the CNI server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AddressUsage {
+    /// Used and free by block.
+    pub blocks: BTreeMap<Cidr, BlockUsage>,
+    /// Whether an ADD found no free address since the last block came.
+    pub starved: bool,
+}

@@ -1,0 +1,17 @@
+//! The datastore: one trait, and the stores behind it.
+//!
+//! Stores hold opaque bytes by [`Kind`](viaduct_model::Kind) and name; typed
+//! reading and writing is [`records`], following a kind for ever is [`follow`].
+//! No type of etcd-client or rusqlite ever leaves this crate.
+
+pub mod follow;
+pub mod records;
+pub mod store;
+pub mod url;
+
+pub use follow::{Update, follow};
+pub use records::{Named, Records};
+pub use store::{
+    Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Store, StoreError, Version,
+};
+pub use url::{StoreOptions, open};

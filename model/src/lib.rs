@@ -1,0 +1,25 @@
+//! Viaduct's records and decisions: pure data and pure functions.
+//!
+//! This crate owns what the whole project means by a pool, a block, a node and
+//! a claim, how blocks are carved out of pools and how pod addresses are taken
+//! from blocks. It must never do I/O, know async, the kernel, etcd or kube:
+//! everything here is testable with no root, no network and no clock.
+
+pub mod attachment;
+pub mod cidr;
+pub mod invalid;
+pub mod mac;
+pub mod name;
+pub mod record;
+pub mod view;
+
+pub use attachment::{AttachmentId, Endpoint};
+pub use cidr::{Cidr, Family};
+pub use invalid::Invalid;
+pub use mac::MacAddr;
+pub use name::{NodeName, PoolName};
+pub use record::{
+    Backend, Block, BlockState, BlockUsage, Claim, Condition, Kind, Node, PerFamily, Pool,
+    PoolStatus, Record,
+};
+pub use view::ClusterView;

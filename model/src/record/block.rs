@@ -1,0 +1,84 @@
+//! A block: a piece of a pool that belongs to one node.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Extra, Kind, Record};
+use crate::{Cidr, Invalid, NodeName, PoolName};
+
+/// A block of pod addresses and its owner. Written by the controller only.
+///
+/// Created by create-if-absent on a key that is its CIDR, so that no two
+/// controllers can give one block to two nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Block {
+    /// The addresses.
+    pub cidr: Cidr,
+    /// The pool that it was carved from.
+    pub pool: PoolName,
+    /// The node that owns it.
+    pub node: NodeName,
+    /// Counts the owners that this CIDR has had, so that a reader can tell a block
+    /// that came back from one that never left.
+    pub generation: u64,
+    /// Where it is in its life.
+    pub state: BlockState,
+    /// Unknown fields, kept.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// Where a block is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BlockState {
+    /// The node hands out addresses from it.
+    Active,
+    /// The node gives it back and hands out nothing from it any more.
+    Releasing,
+    /// The node is gone; nobody hands out addresses from it until it is free again.
+    Quarantined,
+}
+
+impl std::fmt::Display for BlockState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            BlockState::Active => "active",
+            BlockState::Releasing => "releasing",
+            BlockState::Quarantined => "quarantined",
+        })
+    }
+}
+
+impl Block {
+    /// A new, active block.
+    pub fn new(cidr: Cidr, pool: PoolName, node: NodeName, generation: u64) -> Self {
+        Self {
+            cidr,
+            pool,
+            node,
+            generation,
+            state: BlockState::Active,
+            extra: Extra::new(),
+        }
+    }
+}
+
+impl Record for Block {
+    const KIND: Kind = Kind::Block;
+
+    fn validate(&self, name: &str) -> Result<(), Invalid> {
+        if self.cidr.record_name() == name {
+            return Ok(());
+        }
+        Err(Invalid::new(
+            format!("block {name:?}"),
+            "cidr",
+            self.cidr,
+            format!(
+                "the record of this CIDR is named {:?}",
+                self.cidr.record_name()
+            ),
+        ))
+    }
+}

@@ -1,0 +1,91 @@
+//! A claim: what a node asks of the controller, and how it fares.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Extra, Kind, Record};
+use crate::{Cidr, Family, Invalid, NodeName};
+
+/// What a node wants and how it fares. Written by that node's agent only; hangs
+/// on the agent's liveness lease, so that it is gone when the agent is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// The incarnation of the agent that writes it.
+    pub incarnation: String,
+    /// Where that agent runs, for people: the machine's host name.
+    pub host: String,
+    /// The agent's release.
+    pub agent_version: String,
+    /// How many blocks the node wants to own.
+    pub wants: PerFamily,
+    /// Blocks that the node gives back: it has no address of them in use and
+    /// hands none out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gives: Vec<Cidr>,
+    /// Addresses in use and free, for each block by its record name.
+    #[serde(default)]
+    pub blocks: BTreeMap<String, BlockUsage>,
+    /// What is the matter with the node, if anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// Unknown fields, kept.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// A count for each address family.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PerFamily {
+    /// IPv4.
+    #[serde(default)]
+    pub v4: u32,
+    /// IPv6.
+    #[serde(default)]
+    pub v6: u32,
+}
+
+impl PerFamily {
+    /// The count of one family.
+    pub fn of(&self, family: Family) -> u32 {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+}
+
+/// How many addresses of a block are in use and free.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockUsage {
+    /// In use by pods.
+    pub used: u32,
+    /// Free, cooling ones included.
+    pub free: u32,
+}
+
+/// A condition of the standard Kubernetes form (`metav1.Condition`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// What it is about, such as `Ready` or `BlocksAvailable`.
+    pub r#type: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// One word, CamelCase.
+    pub reason: String,
+    /// A sentence for people.
+    #[serde(default)]
+    pub message: String,
+    /// When `status` last changed (RFC 3339).
+    pub last_transition_time: String,
+}
+
+impl Record for Claim {
+    const KIND: Kind = Kind::Claim;
+
+    fn validate(&self, name: &str) -> Result<(), Invalid> {
+        name.parse::<NodeName>().map(drop)
+    }
+}

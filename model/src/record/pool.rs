@@ -1,0 +1,259 @@
+//! A pool: addresses that blocks are carved from.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Extra, Kind, Record};
+use crate::{Cidr, Family, Invalid, PoolName};
+
+/// A range of pod addresses. The spec is written by the user, the status by the
+/// leading controller.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pool {
+    /// The range. Immutable, and disjoint from every other pool's.
+    pub cidr: Cidr,
+    /// The prefix length of a block; 26 for IPv4 and 122 for IPv6 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<u8>,
+    /// Labels that a node must carry to be given blocks of this pool.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Whether traffic that leaves the cluster is masqueraded.
+    #[serde(default = "yes")]
+    pub nat_outgoing: bool,
+    /// No new blocks are carved while true; those given stay.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Ranges that are never handed out to a pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserved: Vec<Cidr>,
+    /// What the leading controller says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<PoolStatus>,
+    /// Unknown fields, kept.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// What the leading controller says of a pool, refreshed at most once a minute
+/// unless exhaustion changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolStatus {
+    /// Since when (RFC 3339, for people) a node waits for a block that the pool
+    /// does not have; absent when no node waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exhausted_since: Option<String>,
+    /// How many blocks the pool can hold; saturates.
+    pub blocks_total: u64,
+    /// How many of them are free; saturates.
+    pub blocks_free: u64,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Pool {
+    /// A pool with defaults for everything but its range.
+    pub fn new(cidr: Cidr, block_size: Option<u8>) -> Self {
+        Self {
+            cidr,
+            block_size: Some(block_size.unwrap_or(Self::default_block_size(cidr.family()))),
+            node_selector: BTreeMap::new(),
+            nat_outgoing: true,
+            disabled: false,
+            reserved: Vec::new(),
+            status: None,
+            extra: Extra::new(),
+        }
+    }
+
+    /// The prefix length of a block when none is given.
+    pub fn default_block_size(family: Family) -> u8 {
+        match family {
+            Family::V4 => 26,
+            Family::V6 => 122,
+        }
+    }
+
+    /// The prefix length of this pool's blocks.
+    pub fn block_len(&self) -> u8 {
+        self.block_size
+            .unwrap_or(Self::default_block_size(self.cidr.family()))
+    }
+
+    /// Refuses a pool that overlaps one that is there; names both.
+    ///
+    /// # Errors
+    /// Names the first pool that `self` overlaps.
+    pub fn disjoint_from<'a>(
+        &self,
+        name: &PoolName,
+        others: impl IntoIterator<Item = (&'a PoolName, &'a Pool)>,
+    ) -> Result<(), Invalid> {
+        for (other_name, other) in others {
+            if other_name != name && other.cidr.overlaps(&self.cidr) {
+                return Err(Invalid::new(
+                    format!("pool {:?}", name.as_str()),
+                    "cidr",
+                    self.cidr,
+                    format!(
+                        "it overlaps pool {:?} ({}); pools must not share addresses",
+                        other_name.as_str(),
+                        other.cidr
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Record for Pool {
+    const KIND: Kind = Kind::Pool;
+
+    fn validate(&self, name: &str) -> Result<(), Invalid> {
+        let object = || format!("pool {name:?}");
+        name.parse::<PoolName>()?;
+        let (len, bits) = (self.cidr.prefix_len(), self.cidr.family().bits());
+        let size = self.block_len();
+        if size < len {
+            return Err(Invalid::new(
+                object(),
+                "blockSize",
+                size,
+                format!(
+                    "a block must fit into the pool {}: {len} to {bits}",
+                    self.cidr
+                ),
+            ));
+        }
+        if size > bits {
+            return Err(Invalid::new(
+                object(),
+                "blockSize",
+                size,
+                format!(
+                    "the prefix length of an {} block: {len} to {bits}",
+                    self.cidr.family()
+                ),
+            ));
+        }
+        // A node's working set of one block is kept in memory; 2^16 addresses is
+        // far beyond what one machine runs, and keeps bookkeeping bounded.
+        if bits - size > 16 {
+            return Err(Invalid::new(
+                object(),
+                "blockSize",
+                size,
+                format!(
+                    "a block holds at most 65536 addresses: {} to {bits}",
+                    bits - 16
+                ),
+            ));
+        }
+        if !is_unicast(&self.cidr) {
+            return Err(Invalid::new(
+                object(),
+                "cidr",
+                self.cidr,
+                "a range of unicast addresses that may be routed: not loopback, link-local, \
+                 multicast or unspecified",
+            ));
+        }
+        for reserved in &self.reserved {
+            if !self.cidr.covers(reserved) {
+                return Err(Invalid::new(
+                    object(),
+                    "reserved",
+                    reserved,
+                    format!("ranges inside the pool's cidr {}", self.cidr),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether none of the ranges that no pod may live in overlaps `cidr`
+/// (RFC 6890).
+fn is_unicast(cidr: &Cidr) -> bool {
+    const NOT_FOR_PODS: [&str; 8] = [
+        "0.0.0.0/8",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "::/8",
+        "fe80::/10",
+        "ff00::/8",
+    ];
+    NOT_FOR_PODS
+        .iter()
+        .filter_map(|range| range.parse::<Cidr>().ok())
+        .all(|range| !range.overlaps(cidr))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(cidr: &str, size: Option<u8>) -> Pool {
+        Pool {
+            block_size: size,
+            ..Pool::new(cidr.parse().unwrap(), None)
+        }
+    }
+
+    fn refused(cidr: &str, size: Option<u8>) -> Invalid {
+        pool(cidr, size).validate("p").unwrap_err()
+    }
+
+    #[test]
+    fn block_sizes_are_checked_against_pool_and_family() {
+        assert!(pool("10.0.0.0/16", None).validate("p").is_ok());
+        assert!(pool("fd00:64::/48", None).validate("p").is_ok());
+        assert!(pool("10.0.0.0/26", Some(26)).validate("p").is_ok());
+        assert_eq!(refused("10.0.0.0/24", Some(16)).field, "blockSize");
+        assert_eq!(refused("10.0.0.0/24", Some(33)).field, "blockSize");
+        assert_eq!(refused("10.0.0.0/8", Some(12)).field, "blockSize");
+        assert_eq!(refused("fd00:64::/48", Some(64)).field, "blockSize");
+    }
+
+    #[test]
+    fn ranges_where_no_pod_can_live_are_refused() {
+        for bad in [
+            "127.0.0.0/16",
+            "169.254.0.0/16",
+            "224.0.0.0/16",
+            "fe80::/16",
+            "0.0.0.0/0",
+            "ff02::/16",
+        ] {
+            assert_eq!(refused(bad, None).field, "cidr", "{bad}");
+        }
+    }
+
+    #[test]
+    fn overlapping_pools_are_refused_with_both_named() {
+        let (one, two): (PoolName, PoolName) = ("one".parse().unwrap(), "two".parse().unwrap());
+        let big = pool("10.0.0.0/8", None);
+        let error = pool("10.9.0.0/16", None)
+            .disjoint_from(&two, [(&one, &big)])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("one") && error.contains("two"), "{error}");
+        assert!(big.disjoint_from(&one, [(&one, &big)]).is_ok());
+    }
+
+    #[test]
+    fn unknown_fields_are_kept() {
+        let text =
+            r#"{"cidr":"10.0.0.0/16","natOutgoing":true,"disabled":false,"colour":{"of":"money"}}"#;
+        let pool: Pool = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&pool).unwrap(), text);
+    }
+}
