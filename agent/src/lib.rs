@@ -7,4 +7,5 @@
 //! CNI ADD/DEL ─────┘  (`state`)  (`backend`)        (`dataplane`)      (`kernel`)
 //! ```
 
+pub mod kernel;
 pub mod state;
