@@ -1,0 +1,56 @@
+# Two commands do everything: `make demo` and `make test`. The rest is behind them.
+#
+#   make build   release binaries in target/release/, the static CNI plugin there too
+#   make demo    three nodes in network namespaces; every pod reaches every pod
+#   make test    all tests: unit, property, store conformance, kernel, end to end
+#   make lint    format, clippy, documentation, dependencies: warnings are errors
+#   make bench   Viaduct beside the alternatives, as ratios
+#   make deps    what the above need and apt has (called by them)
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: all build shim demo test lint bench deps clean
+
+HOST_TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
+MUSL_TARGET := $(subst -gnu,-musl,$(HOST_TARGET))
+# The plugin is static: musl where that Rust target is installed, else glibc.
+HAVE_MUSL := $(wildcard $(shell rustc --print sysroot)/lib/rustlib/$(MUSL_TARGET)/lib)
+SHIM_TARGET := $(if $(HAVE_MUSL),$(MUSL_TARGET),$(HOST_TARGET))
+
+all: build
+
+deps:
+	@tests/setup.sh
+
+build: deps shim
+	cargo build --release --locked -p viaduct-controller -p viaduct-agent -p viaductctl
+
+# Its own target and profile, so that `crt-static` touches nothing else.
+shim: deps
+	@echo "the CNI plugin is built static for $(SHIM_TARGET)$(if $(HAVE_MUSL),, (glibc: the Rust target $(MUSL_TARGET) is not installed))"
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile shim --target $(SHIM_TARGET) -p viaduct-cni --bin viaduct
+	@mkdir -p target/release
+	install -m 0755 target/$(SHIM_TARGET)/shim/viaduct target/release/viaduct
+
+demo: build
+	target/release/viaductctl lab demo $(DEMO_FLAGS)
+
+# The end-to-end tests drive release binaries, as users do.
+test: build
+	VIADUCT_BIN_DIR=$(CURDIR)/target/release cargo test --workspace --locked
+
+bench: build
+	cargo bench --locked -p viaduct-model
+	VIADUCT_BIN_DIR=$(CURDIR)/target/release cargo run --release --locked -p viaduct-bench
+
+lint: deps
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	cargo deny check bans licenses sources
+	@if cargo deny fetch db >/dev/null 2>&1; then cargo deny check advisories; \
+	else echo "advisories not checked: the advisory database cannot be fetched here"; fi
+
+clean:
+	cargo clean

@@ -1,0 +1,182 @@
+//! The agent's command line. Everything that can be judged from the flags alone
+//! is judged here, before anything is touched.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Parser;
+use regex_lite::Regex;
+use viaduct_datastore::StoreArgs;
+use viaduct_model::{Invalid, NodeName};
+
+/// Keeps this node's kernel as the cluster wants it, and wires its pods.
+///
+/// Every flag can also be given as the environment variable VIADUCT_<FLAG>.
+#[derive(Debug, Parser)]
+#[command(name = "viaduct-agent", version)]
+pub struct Flags {
+    /// The datastore and how to reach it.
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    /// How pod traffic crosses the underlay. This release carries it by vxlan.
+    #[arg(long, env = "VIADUCT_BACKEND", value_parser = parse_backend)]
+    pub backend: BackendName,
+
+    /// This node's name [default: the host name]
+    #[arg(long, env = "VIADUCT_NODE_NAME", value_parser = parse_node_name)]
+    pub node_name: Option<NodeName>,
+
+    /// A label that pools select nodes by, as key=value; may be repeated
+    #[arg(long = "node-label", env = "VIADUCT_NODE_LABEL", value_delimiter = ',', value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub node_labels: Vec<(String, String)>,
+
+    /// The device that carries the tunnels [default: the default route's]
+    #[arg(long, env = "VIADUCT_IFACE", group = "underlay", value_name = "NAME")]
+    pub iface: Option<String>,
+
+    /// A regular expression that matches the name of the device that carries the tunnels
+    #[arg(long, env = "VIADUCT_IFACE_REGEX", group = "underlay", value_name = "RE", value_parser = parse_regex)]
+    pub iface_regex: Option<Regex>,
+
+    /// Tunnels use the device and address that this address is reached by
+    #[arg(long, env = "VIADUCT_CAN_REACH", group = "underlay", value_name = "IP")]
+    pub can_reach: Option<IpAddr>,
+
+    /// The address that peers reach this node at, if it is another than the device's
+    #[arg(long, env = "VIADUCT_PUBLIC_IP", value_name = "IP")]
+    pub public_ip: Option<Ipv4Addr>,
+
+    /// The MTU of pods in bytes [default: the underlay's less the tunnel's overhead]
+    #[arg(long, env = "VIADUCT_MTU", value_parser = clap::value_parser!(u32).range(576..=65535))]
+    pub mtu: Option<u32>,
+
+    /// The VXLAN network identifier
+    #[arg(long, env = "VIADUCT_VNI", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16_777_215))]
+    pub vni: u32,
+
+    /// The UDP port of the VTEP
+    #[arg(long, env = "VIADUCT_PORT", default_value_t = 8472, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+
+    /// Where the CNI socket, the ledger and subnet.env live; must not outlive a reboot
+    #[arg(long, env = "VIADUCT_RUN_DIR", default_value = "/run/viaduct", value_name = "DIR")]
+    pub run_dir: PathBuf,
+
+    /// Where /healthz, /readyz and /metrics are served
+    #[arg(long, env = "VIADUCT_HTTP", default_value = "127.0.0.1:9870", value_name = "ADDRESS:PORT")]
+    pub http: SocketAddr,
+
+    /// Register, program the kernel once, and exit when it is verified
+    #[arg(long, env = "VIADUCT_ONCE")]
+    pub once: bool,
+}
+
+/// A backend that this release can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendName {
+    /// VXLAN (RFC 7348).
+    Vxlan,
+}
+
+impl Flags {
+    /// The node's name: the flag's, or the host name if that can be one.
+    ///
+    /// # Errors
+    /// When the host name is no valid node name.
+    pub fn node_name(&self, host_name: &str) -> Result<NodeName, Invalid> {
+        if let Some(name) = &self.node_name {
+            return Ok(name.clone());
+        }
+        host_name.to_ascii_lowercase().parse().map_err(|e: Invalid| {
+            Invalid::new(
+                "flag",
+                "--node-name",
+                host_name,
+                format!("it is not given, and the host name is no node name: {}", e.allowed),
+            )
+        })
+    }
+
+    /// The labels; a key given twice takes its last value.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        self.node_labels.iter().cloned().collect()
+    }
+}
+
+fn parse_backend(s: &str) -> Result<BackendName, String> {
+    match s {
+        "vxlan" => Ok(BackendName::Vxlan),
+        "ipip" | "host-gw" | "wireguard" => Err("this release has vxlan only".to_owned()),
+        _ => Err("allowed: vxlan".to_owned()),
+    }
+}
+
+fn parse_node_name(s: &str) -> Result<NodeName, String> {
+    s.parse().map_err(|e: Invalid| format!("allowed: {}", e.allowed))
+}
+
+fn parse_regex(s: &str) -> Result<Regex, String> {
+    Regex::new(s).map_err(|e| format!("not a regular expression: {e}"))
+}
+
+fn parse_label(s: &str) -> Result<(String, String), String> {
+    match s.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("allowed: key=value".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(args: &[&str]) -> Result<Flags, String> {
+        let base = ["viaduct-agent", "--datastore", "sqlite:/tmp/x.db", "--backend", "vxlan"];
+        Flags::try_parse_from(base.iter().chain(args)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_flag_value_and_what_is_allowed() {
+        for (args, needles) in [
+            (["--node-name", "a/b"], ["--node-name", "a/b", "lower-case"]),
+            (["--node-name", ""], ["--node-name", "", "lower-case"]),
+            (["--mtu", "68"], ["--mtu", "68", "576"]),
+            (["--vni", "0"], ["--vni", "0", "16777215"]),
+            (["--iface-regex", "("], ["--iface-regex", "(", "regular"]),
+            (["--node-label", "x"], ["--node-label", "x", "key=value"]),
+            (["--can-reach", "host"], ["--can-reach", "host", "IP"]),
+        ] {
+            let error = parse(&args).unwrap_err();
+            for needle in needles {
+                assert!(error.contains(needle), "{args:?}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_backends_name_what_is_allowed() {
+        let error = Flags::try_parse_from(["a", "--datastore", "sqlite:/x", "--backend", "gre"]).unwrap_err();
+        assert!(error.to_string().contains("allowed: vxlan"), "{error}");
+    }
+
+    #[test]
+    fn underlay_flags_exclude_each_other() {
+        assert!(parse(&["--iface", "eth0", "--can-reach", "10.0.0.1"]).is_err());
+        assert!(parse(&["--iface", "eth0", "--public-ip", "192.0.2.1"]).is_ok());
+    }
+
+    #[test]
+    fn the_host_name_stands_in_for_the_node_name() {
+        let flags = parse(&[]).unwrap();
+        assert_eq!(flags.node_name("Node-1").unwrap().as_str(), "node-1");
+        assert_eq!(flags.node_name("under_score").unwrap_err().field, "--node-name");
+    }
+}

@@ -1,0 +1,216 @@
+//! How the agent is: alive, ready, in numbers. Reads what the tasks publish and
+//! owns nothing but the registry.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use viaduct_datastore::Connectivity;
+use viaduct_model::ClusterView;
+
+use crate::state::{AddressUsage, DataplaneReport};
+
+/// What the tasks publish about themselves.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// Whether the store answers.
+    pub store: watch::Receiver<Connectivity>,
+    /// The cluster, once it was told whole.
+    pub view: watch::Receiver<Option<Arc<ClusterView>>>,
+    /// How the kernel compares.
+    pub report: watch::Receiver<DataplaneReport>,
+    /// How addresses are used.
+    pub usage: watch::Receiver<AddressUsage>,
+}
+
+/// The agent's health.
+#[derive(Clone)]
+pub struct Health {
+    sources: Sources,
+    registry: Arc<Registry>,
+    numbers: Numbers,
+}
+
+/// Whether the agent is ready, and what is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    /// What keeps it from being ready.
+    pub problems: Vec<String>,
+    /// What is worth knowing all the same: packets flow without the store.
+    pub warnings: Vec<String>,
+}
+
+impl Readiness {
+    /// Whether the kernel is verified equal to what the cluster wants.
+    pub fn ready(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", if self.ready() { "ok" } else { "not ready" })?;
+        for problem in &self.problems {
+            writeln!(f, "problem: {problem}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BlockLabels {
+    block: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Default)]
+struct Numbers {
+    store_connected: Gauge,
+    ready: Gauge,
+    peers: Gauge,
+    unreadable: Gauge,
+    problems: Gauge,
+    reconciles: Counter,
+    repairs: Counter,
+    addresses: Family<BlockLabels, Gauge>,
+}
+
+impl Numbers {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("store_connected", "Whether the datastore answers", self.store_connected.clone());
+        registry.register("ready", "Whether the kernel is verified equal to what the cluster wants", self.ready.clone());
+        registry.register("peers", "Other nodes in the cluster", self.peers.clone());
+        registry.register("unreadable_records", "Records in the datastore that cannot be read", self.unreadable.clone());
+        registry.register("dataplane_problems", "Objects that differ in the kernel", self.problems.clone());
+        registry.register("dataplane_reconciles", "Comparisons of the kernel with what it should be", self.reconciles.clone());
+        registry.register("dataplane_repairs", "Objects repaired after somebody else changed them", self.repairs.clone());
+        registry.register("addresses", "Pod addresses by block and state", self.addresses.clone());
+    }
+}
+
+impl Health {
+    /// Health from what the tasks publish; `register` adds the metrics that tasks
+    /// keep themselves.
+    pub fn new(sources: Sources, register: impl FnOnce(&mut Registry)) -> Self {
+        let mut registry = Registry::with_prefix("viaduct");
+        let numbers = Numbers::default();
+        numbers.register(&mut registry);
+        register(&mut registry);
+        Self { sources, registry: Arc::new(registry), numbers }
+    }
+
+    /// Whether the tasks that the agent consists of still run.
+    ///
+    /// # Errors
+    /// Names the one that does not.
+    pub fn alive(&self) -> Result<(), String> {
+        // A task that ended has dropped its sender.
+        let ended = [
+            (self.sources.report.has_changed().is_err(), "the reconcile loop"),
+            (self.sources.usage.has_changed().is_err(), "the CNI server"),
+            (self.sources.view.has_changed().is_err(), "the datastore's follower"),
+        ];
+        match ended.into_iter().find(|(ended, _)| *ended) {
+            Some((_, what)) => Err(format!("{what} has ended")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the agent is ready, and what is not as it should be.
+    pub fn readiness(&self) -> Readiness {
+        readiness(
+            &self.sources.store.borrow(),
+            self.sources.view.borrow().as_deref(),
+            &self.sources.report.borrow(),
+        )
+    }
+
+    /// The metrics as OpenMetrics text.
+    ///
+    /// # Errors
+    /// When the text cannot be written.
+    pub fn metrics(&self) -> Result<String, fmt::Error> {
+        let (numbers, sources) = (&self.numbers, &self.sources);
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        numbers.store_connected.set((*sources.store.borrow() == Connectivity::Connected).into());
+        numbers.ready.set(self.readiness().ready().into());
+        let view = sources.view.borrow();
+        numbers.peers.set(view.as_ref().map_or(0, |v| count(v.nodes.len().saturating_sub(1))));
+        numbers.unreadable.set(view.as_ref().map_or(0, |v| count(v.unreadable.len())));
+        drop(view);
+        let report = sources.report.borrow();
+        numbers.problems.set(count(report.problems.len()));
+        numbers.reconciles.inc_by(report.reconciles.saturating_sub(numbers.reconciles.get()));
+        numbers.repairs.inc_by(report.repairs.saturating_sub(numbers.repairs.get()));
+        drop(report);
+        numbers.addresses.clear();
+        for (cidr, usage) in &sources.usage.borrow().blocks {
+            for (state, value) in [("used", usage.used), ("free", usage.free)] {
+                let labels = BlockLabels { block: cidr.to_string(), state };
+                numbers.addresses.get_or_create(&labels).set(value.into());
+            }
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+fn readiness(store: &Connectivity, view: Option<&ClusterView>, report: &DataplaneReport) -> Readiness {
+    let mut readiness = Readiness { problems: Vec::new(), warnings: Vec::new() };
+    let disconnected = match store {
+        Connectivity::Disconnected { reason } => Some(format!("the datastore is not reached: {reason}")),
+        Connectivity::Unknown => Some("the datastore was not reached yet".to_owned()),
+        Connectivity::Connected => None,
+    };
+    match view {
+        // Without a first view there is nothing to hold the kernel to.
+        None => readiness.problems.push(disconnected.unwrap_or("the datastore was not read whole yet".to_owned())),
+        Some(view) => {
+            readiness.warnings.extend(disconnected);
+            readiness.warnings.extend(view.unreadable.values().cloned());
+            if !report.can_wire {
+                readiness.problems.push("the node has no overlay address in the kernel yet; it waits for a block".to_owned());
+            }
+            readiness.problems.extend(report.problems.iter().cloned());
+            if readiness.problems.is_empty() && !report.verified {
+                readiness.problems.push("the kernel is not verified yet".to_owned());
+            }
+        }
+    }
+    readiness
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verified() -> DataplaneReport {
+        DataplaneReport { verified: true, can_wire: true, ..DataplaneReport::default() }
+    }
+
+    #[test]
+    fn a_lost_store_is_shown_but_the_kernel_decides() {
+        let lost = Connectivity::Disconnected { reason: "connection refused".into() };
+        let with_view = readiness(&lost, Some(&ClusterView::default()), &verified());
+        assert!(with_view.ready() && with_view.to_string().contains("connection refused"));
+        let without = readiness(&lost, None, &DataplaneReport::default());
+        assert!(!without.ready() && without.to_string().contains("connection refused"));
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let report = DataplaneReport { verified: false, can_wire: true, problems: vec!["route X: no".into()], ..DataplaneReport::default() };
+        let readiness = readiness(&Connectivity::Connected, Some(&ClusterView::default()), &report);
+        assert_eq!(readiness.to_string(), "not ready\nproblem: route X: no\n");
+    }
+}

@@ -1,0 +1,237 @@
+//! What this node says of itself, decided from the view: its overlay address, its
+//! Node record, its Claim. Pure.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use viaduct_model::record::{Extra, Overlay, Underlay};
+use viaduct_model::{
+    Backend, Block, BlockState, Claim, ClusterView, Condition, Family, Node, NodeName, PerFamily,
+};
+
+use crate::state::{AddressUsage, LocalNode};
+
+/// What does not change while an agent runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The node's name.
+    pub name: NodeName,
+    /// This life of the node.
+    pub incarnation: String,
+    /// The machine's host name, for people.
+    pub host: String,
+    /// Labels that pools select nodes by.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The node's active IPv4 blocks, in address order.
+fn active_blocks<'a>(view: &'a ClusterView, node: &'a NodeName) -> impl Iterator<Item = &'a Block> {
+    view.blocks_of(node)
+        .filter(|b| b.state == BlockState::Active && b.cidr.family() == Family::V4)
+}
+
+/// The node's own address among the pods': the one that its record names as long
+/// as the block that holds it is owned, else the first of its first block.
+pub fn overlay(view: &ClusterView, node: &NodeName, current: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+    let recorded = view.nodes.get(node).and_then(|n| n.overlay.v4);
+    let mut owned = active_blocks(view, node).peekable();
+    let first = owned.peek().map(|b| b.cidr.first());
+    let kept = current
+        .or(recorded)
+        .filter(|ip| active_blocks(view, node).any(|b| b.cidr.contains((*ip).into())));
+    match (kept, first) {
+        (Some(ip), _) => Some(ip),
+        (None, Some(IpAddr::V4(ip))) => Some(ip),
+        _ => None,
+    }
+}
+
+/// The Node record that this agent wants to stand in the store. What it does not
+/// know of the record that stands there, it keeps.
+pub fn record(identity: &Identity, local: &LocalNode, standing: Option<&Node>) -> Node {
+    Node {
+        incarnation: identity.incarnation.clone(),
+        underlay: Underlay { v4: Some(local.underlay.public_address), v6: None },
+        underlay_networks: local.underlay.networks.clone(),
+        backend: Backend::Vxlan { vni: local.vni, port: local.port, vtep_mac: local.vtep_mac },
+        overlay: Overlay { v4: local.overlay, v6: None },
+        mtu: local.mtu,
+        labels: identity.labels.clone(),
+        extra: standing.map(|n| n.extra.clone()).unwrap_or_default(),
+    }
+}
+
+/// The Claim that this agent wants to stand in the store.
+///
+/// `previous` gives conditions the time of their last transition; `now` is
+/// RFC 3339.
+pub fn claim(
+    identity: &Identity,
+    view: Option<&ClusterView>,
+    usage: &AddressUsage,
+    problems: &[String],
+    previous: Option<&Claim>,
+    now: &str,
+) -> Claim {
+    let owned = view.map_or(0, |v| active_blocks(v, &identity.name).count());
+    let wanted = wanted_blocks(owned, usage);
+    let mut conditions = Vec::new();
+    if let Some(view) = view {
+        conditions.push(blocks_available(view, owned, wanted));
+        conditions.push(ready(owned, problems));
+    }
+    for condition in &mut conditions {
+        let before = previous
+            .and_then(|p| p.conditions.iter().find(|c| c.r#type == condition.r#type))
+            .filter(|c| c.status == condition.status);
+        condition.last_transition_time = before.map_or(now, |c| &c.last_transition_time).to_owned();
+    }
+    Claim {
+        incarnation: identity.incarnation.clone(),
+        host: identity.host.clone(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        wants: PerFamily { v4: u32::try_from(wanted).unwrap_or(u32::MAX), v6: 0 },
+        gives: Vec::new(),
+        blocks: usage.blocks.iter().map(|(cidr, used)| (cidr.record_name(), *used)).collect(),
+        conditions,
+        extra: Extra::new(),
+    }
+}
+
+/// How many blocks the node wants: one more than it owns while its free addresses
+/// are under the watermark, which is a quarter of what it owns and at most 16.
+fn wanted_blocks(owned: usize, usage: &AddressUsage) -> usize {
+    if owned == 0 {
+        return 1;
+    }
+    // Right after a block came, the address manager may not have counted it yet.
+    if usage.blocks.len() < owned {
+        return owned;
+    }
+    let free: u32 = usage.blocks.values().map(|b| b.free).sum();
+    let used: u32 = usage.blocks.values().map(|b| b.used).sum();
+    let watermark = ((free + used) / 4).min(16);
+    if usage.starved || free < watermark { owned + 1 } else { owned }
+}
+
+fn blocks_available(view: &ClusterView, owned: usize, wanted: usize) -> Condition {
+    let exhausted: Vec<&str> = view
+        .pools
+        .iter()
+        .filter(|(_, p)| p.cidr.family() == Family::V4)
+        .filter(|(_, p)| p.status.as_ref().is_some_and(|s| s.exhausted_since.is_some()))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let (status, reason, message) = if owned >= wanted {
+        ("True", "BlocksAssigned", format!("the node owns the {owned} IPv4 blocks that it wants"))
+    } else if view.pools.is_empty() {
+        ("False", "NoPool", "there is no pool; make one with `viaductctl pools create`".to_owned())
+    } else if !exhausted.is_empty() {
+        (
+            "False",
+            "PoolExhausted",
+            format!(
+                "the node owns {owned} IPv4 blocks and wants {wanted}, but pool {} has none left; \
+                 add a pool with `viaductctl pools create`",
+                exhausted.join(", ")
+            ),
+        )
+    } else {
+        ("False", "Waiting", format!("the node owns {owned} IPv4 blocks and waits for the controller to give it {wanted}"))
+    };
+    condition("BlocksAvailable", status, reason, message)
+}
+
+fn ready(owned: usize, problems: &[String]) -> Condition {
+    match problems {
+        [] if owned == 0 => condition("Ready", "False", "NoBlock", "the node owns no block yet".to_owned()),
+        [] => condition("Ready", "True", "KernelVerified", "the kernel is as the cluster wants it".to_owned()),
+        [first, rest @ ..] => {
+            let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
+            condition("Ready", "False", "KernelDiffers", format!("{first}{more}"))
+        }
+    }
+}
+
+fn condition(r#type: &str, status: &str, reason: &str, message: String) -> Condition {
+    Condition {
+        r#type: r#type.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        last_transition_time: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use viaduct_model::{BlockUsage, Cidr, Pool, PoolStatus};
+
+    fn name() -> NodeName {
+        "n1".parse().unwrap()
+    }
+
+    fn identity() -> Identity {
+        Identity { name: name(), incarnation: "i".into(), host: "h".into(), labels: BTreeMap::new() }
+    }
+
+    fn view(blocks: &[&str]) -> ClusterView {
+        let mut view = ClusterView::default();
+        view.pools.insert("default".parse().unwrap(), Pool::new("10.64.0.0/16".parse().unwrap(), None));
+        for block in blocks {
+            let cidr: Cidr = block.parse().unwrap();
+            view.blocks.insert(cidr, Block::new(cidr, "default".parse().unwrap(), name(), 1));
+        }
+        view
+    }
+
+    fn usage(blocks: &[(&str, u32, u32)]) -> AddressUsage {
+        AddressUsage {
+            blocks: blocks.iter().map(|(c, used, free)| (c.parse().unwrap(), BlockUsage { used: *used, free: *free })).collect(),
+            starved: false,
+        }
+    }
+
+    #[test]
+    fn the_overlay_address_stays_while_its_block_is_owned() {
+        let overlay = |blocks: &[&str], current: Option<&str>| {
+            overlay(&view(blocks), &name(), current.map(|c| c.parse().unwrap())).map(|ip| ip.to_string())
+        };
+        assert_eq!(overlay(&[], None), None);
+        assert_eq!(overlay(&["10.64.1.0/26"], None).as_deref(), Some("10.64.1.0"));
+        // A lower block came later: the address stays.
+        assert_eq!(overlay(&["10.64.0.0/26", "10.64.1.0/26"], Some("10.64.1.0")).as_deref(), Some("10.64.1.0"));
+        assert_eq!(overlay(&["10.64.0.0/26"], Some("10.64.1.0")).as_deref(), Some("10.64.0.0"));
+    }
+
+    #[test]
+    fn a_block_is_wanted_at_once_and_the_next_one_at_the_watermark() {
+        assert_eq!(wanted_blocks(0, &usage(&[])), 1);
+        assert_eq!(wanted_blocks(1, &usage(&[])), 1);
+        assert_eq!(wanted_blocks(1, &usage(&[("10.64.0.0/26", 40, 23)])), 1);
+        assert_eq!(wanted_blocks(1, &usage(&[("10.64.0.0/26", 50, 13)])), 2);
+        assert_eq!(wanted_blocks(1, &AddressUsage { starved: true, ..usage(&[("10.64.0.0/26", 0, 63)]) }), 2);
+    }
+
+    #[test]
+    fn a_full_pool_is_named_in_the_waiting_nodes_condition() {
+        let mut view = view(&[]);
+        for pool in view.pools.values_mut() {
+            pool.status = Some(PoolStatus { exhausted_since: Some("2026-01-01T00:00:00Z".into()), blocks_total: 1, blocks_free: 0 });
+        }
+        let claim = claim(&identity(), Some(&view), &usage(&[]), &[], None, "now");
+        let condition = &claim.conditions[0];
+        assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "PoolExhausted"));
+        assert!(condition.message.contains("default"), "{}", condition.message);
+    }
+
+    #[test]
+    fn a_transition_time_changes_with_the_status_only() {
+        let first = claim(&identity(), Some(&view(&[])), &usage(&[]), &[], None, "t1");
+        let same = claim(&identity(), Some(&view(&[])), &usage(&[]), &[], Some(&first), "t2");
+        assert_eq!(first.conditions, same.conditions);
+        let owned = claim(&identity(), Some(&view(&["10.64.0.0/26"])), &usage(&[]), &[], Some(&same), "t3");
+        assert!(owned.conditions.iter().all(|c| c.last_transition_time == "t3" && c.status == "True"));
+    }
+}

@@ -1,0 +1,149 @@
+//! The run directory: who may use it, and which incarnation of the node it is.
+//!
+//! It lies on a tmpfs, so that a reboot, which no sandbox survives, makes a new
+//! incarnation with an empty ledger.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use thiserror::Error;
+
+/// The run directory, locked for this process.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    incarnation: String,
+    // Released by the kernel when the process ends, however it ends.
+    _lock: Flock<File>,
+}
+
+/// Why the run directory cannot be used.
+#[derive(Debug, Error)]
+pub enum RunDirError {
+    /// Another agent runs on it.
+    #[error("another agent (pid {pid}) runs on --run-dir {path}; stop it, or give this one a directory of its own")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// The process that holds the lock, as it wrote it down.
+        pid: String,
+    },
+    /// A file or directory cannot be made, read or written.
+    #[error("--run-dir: cannot {what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl RunDir {
+    /// Makes the directory if need be, locks it, and reads or draws the incarnation.
+    ///
+    /// # Errors
+    /// When another agent holds it, or it cannot be written.
+    pub fn open(path: &Path) -> Result<Self, RunDirError> {
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| RunDirError::Io { what, path, source }
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(path)
+            .map_err(failed("create", path))?;
+        let lock_path = path.join("agent.lock");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(&lock_path)
+            .map_err(failed("open", &lock_path))?;
+        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                let pid = pid.trim().to_owned();
+                return Err(RunDirError::InUse { path: path.to_owned(), pid });
+            }
+            Err((_, errno)) => return Err(failed("lock", &lock_path)(errno.into())),
+        };
+        (|| {
+            lock.set_len(0)?;
+            lock.seek(SeekFrom::Start(0))?;
+            writeln!(lock, "{}", std::process::id())
+        })()
+        .map_err(failed("write", &lock_path))?;
+        let incarnation = incarnation(path)?;
+        Ok(Self { path: path.to_owned(), incarnation, _lock: lock })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Tells this life of the node from every other.
+    pub fn incarnation(&self) -> &str {
+        &self.incarnation
+    }
+}
+
+fn incarnation(dir: &Path) -> Result<String, RunDirError> {
+    let path = dir.join("incarnation");
+    match fs::read_to_string(&path) {
+        Ok(text) if text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()) => return Ok(text),
+        // Cut off in the write below, or damaged: a new one only costs a takeover.
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(RunDirError::Io { what: "read", path, source }),
+    }
+    let drawn = format!("{:032x}", rand::random::<u128>());
+    write_atomically(&path, drawn.as_bytes()).map_err(|source| RunDirError::Io { what: "write", path, source })?;
+    Ok(drawn)
+}
+
+/// Replaces a file's content so that a reader sees the old or the new, never a part.
+///
+/// # Errors
+/// What the system says.
+pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
+    file.write_all(content)?;
+    fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_agent_per_directory_and_the_incarnation_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let first = RunDir::open(&path).unwrap();
+        let error = RunDir::open(&path).unwrap_err().to_string();
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        let incarnation = first.incarnation().to_owned();
+        drop(first);
+        assert_eq!(RunDir::open(&path).unwrap().incarnation(), incarnation);
+    }
+
+    #[test]
+    fn a_damaged_incarnation_is_drawn_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("incarnation"), "half").unwrap();
+        assert_eq!(RunDir::open(dir.path()).unwrap().incarnation().len(), 32);
+    }
+}
