@@ -8,4 +8,9 @@
 //! ```
 
 pub mod kernel;
+pub mod node;
+pub mod run_dir;
 pub mod state;
+pub mod subnet_env;
+pub mod underlay;
+pub mod view;

@@ -51,10 +51,20 @@ pub fn overlay(view: &ClusterView, node: &NodeName, current: Option<Ipv4Addr>) -
 pub fn record(identity: &Identity, local: &LocalNode, standing: Option<&Node>) -> Node {
     Node {
         incarnation: identity.incarnation.clone(),
-        underlay: Underlay { v4: Some(local.underlay.public_address), v6: None },
+        underlay: Underlay {
+            v4: Some(local.underlay.public_address),
+            v6: None,
+        },
         underlay_networks: local.underlay.networks.clone(),
-        backend: Backend::Vxlan { vni: local.vni, port: local.port, vtep_mac: local.vtep_mac },
-        overlay: Overlay { v4: local.overlay, v6: None },
+        backend: Backend::Vxlan {
+            vni: local.vni,
+            port: local.port,
+            vtep_mac: local.vtep_mac,
+        },
+        overlay: Overlay {
+            v4: local.overlay,
+            v6: None,
+        },
         mtu: local.mtu,
         labels: identity.labels.clone(),
         extra: standing.map(|n| n.extra.clone()).unwrap_or_default(),
@@ -90,9 +100,16 @@ pub fn claim(
         incarnation: identity.incarnation.clone(),
         host: identity.host.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        wants: PerFamily { v4: u32::try_from(wanted).unwrap_or(u32::MAX), v6: 0 },
+        wants: PerFamily {
+            v4: u32::try_from(wanted).unwrap_or(u32::MAX),
+            v6: 0,
+        },
         gives: Vec::new(),
-        blocks: usage.blocks.iter().map(|(cidr, used)| (cidr.record_name(), *used)).collect(),
+        blocks: usage
+            .blocks
+            .iter()
+            .map(|(cidr, used)| (cidr.record_name(), *used))
+            .collect(),
         conditions,
         extra: Extra::new(),
     }
@@ -111,7 +128,11 @@ fn wanted_blocks(owned: usize, usage: &AddressUsage) -> usize {
     let free: u32 = usage.blocks.values().map(|b| b.free).sum();
     let used: u32 = usage.blocks.values().map(|b| b.used).sum();
     let watermark = ((free + used) / 4).min(16);
-    if usage.starved || free < watermark { owned + 1 } else { owned }
+    if usage.starved || free < watermark {
+        owned + 1
+    } else {
+        owned
+    }
 }
 
 fn blocks_available(view: &ClusterView, owned: usize, wanted: usize) -> Condition {
@@ -119,13 +140,25 @@ fn blocks_available(view: &ClusterView, owned: usize, wanted: usize) -> Conditio
         .pools
         .iter()
         .filter(|(_, p)| p.cidr.family() == Family::V4)
-        .filter(|(_, p)| p.status.as_ref().is_some_and(|s| s.exhausted_since.is_some()))
+        .filter(|(_, p)| {
+            p.status
+                .as_ref()
+                .is_some_and(|s| s.exhausted_since.is_some())
+        })
         .map(|(name, _)| name.as_str())
         .collect();
     let (status, reason, message) = if owned >= wanted {
-        ("True", "BlocksAssigned", format!("the node owns the {owned} IPv4 blocks that it wants"))
+        (
+            "True",
+            "BlocksAssigned",
+            format!("the node owns the {owned} IPv4 blocks that it wants"),
+        )
     } else if view.pools.is_empty() {
-        ("False", "NoPool", "there is no pool; make one with `viaductctl pools create`".to_owned())
+        (
+            "False",
+            "NoPool",
+            "there is no pool; make one with `viaductctl pools create`".to_owned(),
+        )
     } else if !exhausted.is_empty() {
         (
             "False",
@@ -137,17 +170,37 @@ fn blocks_available(view: &ClusterView, owned: usize, wanted: usize) -> Conditio
             ),
         )
     } else {
-        ("False", "Waiting", format!("the node owns {owned} IPv4 blocks and waits for the controller to give it {wanted}"))
+        (
+            "False",
+            "Waiting",
+            format!(
+                "the node owns {owned} IPv4 blocks and waits for the controller to give it {wanted}"
+            ),
+        )
     };
     condition("BlocksAvailable", status, reason, message)
 }
 
 fn ready(owned: usize, problems: &[String]) -> Condition {
     match problems {
-        [] if owned == 0 => condition("Ready", "False", "NoBlock", "the node owns no block yet".to_owned()),
-        [] => condition("Ready", "True", "KernelVerified", "the kernel is as the cluster wants it".to_owned()),
+        [] if owned == 0 => condition(
+            "Ready",
+            "False",
+            "NoBlock",
+            "the node owns no block yet".to_owned(),
+        ),
+        [] => condition(
+            "Ready",
+            "True",
+            "KernelVerified",
+            "the kernel is as the cluster wants it".to_owned(),
+        ),
         [first, rest @ ..] => {
-            let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
+            let more = if rest.is_empty() {
+                String::new()
+            } else {
+                format!(" (and {} more)", rest.len())
+            };
             condition("Ready", "False", "KernelDiffers", format!("{first}{more}"))
         }
     }
@@ -173,22 +226,44 @@ mod tests {
     }
 
     fn identity() -> Identity {
-        Identity { name: name(), incarnation: "i".into(), host: "h".into(), labels: BTreeMap::new() }
+        Identity {
+            name: name(),
+            incarnation: "i".into(),
+            host: "h".into(),
+            labels: BTreeMap::new(),
+        }
     }
 
     fn view(blocks: &[&str]) -> ClusterView {
         let mut view = ClusterView::default();
-        view.pools.insert("default".parse().unwrap(), Pool::new("10.64.0.0/16".parse().unwrap(), None));
+        view.pools.insert(
+            "default".parse().unwrap(),
+            Pool::new("10.64.0.0/16".parse().unwrap(), None),
+        );
         for block in blocks {
             let cidr: Cidr = block.parse().unwrap();
-            view.blocks.insert(cidr, Block::new(cidr, "default".parse().unwrap(), name(), 1));
+            view.blocks.insert(
+                cidr,
+                Block::new(cidr, "default".parse().unwrap(), name(), 1),
+            );
         }
         view
     }
 
     fn usage(blocks: &[(&str, u32, u32)]) -> AddressUsage {
         AddressUsage {
-            blocks: blocks.iter().map(|(c, used, free)| (c.parse().unwrap(), BlockUsage { used: *used, free: *free })).collect(),
+            blocks: blocks
+                .iter()
+                .map(|(c, used, free)| {
+                    (
+                        c.parse().unwrap(),
+                        BlockUsage {
+                            used: *used,
+                            free: *free,
+                        },
+                    )
+                })
+                .collect(),
             starved: false,
         }
     }
@@ -196,13 +271,23 @@ mod tests {
     #[test]
     fn the_overlay_address_stays_while_its_block_is_owned() {
         let overlay = |blocks: &[&str], current: Option<&str>| {
-            overlay(&view(blocks), &name(), current.map(|c| c.parse().unwrap())).map(|ip| ip.to_string())
+            overlay(&view(blocks), &name(), current.map(|c| c.parse().unwrap()))
+                .map(|ip| ip.to_string())
         };
         assert_eq!(overlay(&[], None), None);
-        assert_eq!(overlay(&["10.64.1.0/26"], None).as_deref(), Some("10.64.1.0"));
+        assert_eq!(
+            overlay(&["10.64.1.0/26"], None).as_deref(),
+            Some("10.64.1.0")
+        );
         // A lower block came later: the address stays.
-        assert_eq!(overlay(&["10.64.0.0/26", "10.64.1.0/26"], Some("10.64.1.0")).as_deref(), Some("10.64.1.0"));
-        assert_eq!(overlay(&["10.64.0.0/26"], Some("10.64.1.0")).as_deref(), Some("10.64.0.0"));
+        assert_eq!(
+            overlay(&["10.64.0.0/26", "10.64.1.0/26"], Some("10.64.1.0")).as_deref(),
+            Some("10.64.1.0")
+        );
+        assert_eq!(
+            overlay(&["10.64.0.0/26"], Some("10.64.1.0")).as_deref(),
+            Some("10.64.0.0")
+        );
     }
 
     #[test]
@@ -211,27 +296,66 @@ mod tests {
         assert_eq!(wanted_blocks(1, &usage(&[])), 1);
         assert_eq!(wanted_blocks(1, &usage(&[("10.64.0.0/26", 40, 23)])), 1);
         assert_eq!(wanted_blocks(1, &usage(&[("10.64.0.0/26", 50, 13)])), 2);
-        assert_eq!(wanted_blocks(1, &AddressUsage { starved: true, ..usage(&[("10.64.0.0/26", 0, 63)]) }), 2);
+        assert_eq!(
+            wanted_blocks(
+                1,
+                &AddressUsage {
+                    starved: true,
+                    ..usage(&[("10.64.0.0/26", 0, 63)])
+                }
+            ),
+            2
+        );
     }
 
     #[test]
     fn a_full_pool_is_named_in_the_waiting_nodes_condition() {
         let mut view = view(&[]);
         for pool in view.pools.values_mut() {
-            pool.status = Some(PoolStatus { exhausted_since: Some("2026-01-01T00:00:00Z".into()), blocks_total: 1, blocks_free: 0 });
+            pool.status = Some(PoolStatus {
+                exhausted_since: Some("2026-01-01T00:00:00Z".into()),
+                blocks_total: 1,
+                blocks_free: 0,
+            });
         }
         let claim = claim(&identity(), Some(&view), &usage(&[]), &[], None, "now");
         let condition = &claim.conditions[0];
-        assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "PoolExhausted"));
-        assert!(condition.message.contains("default"), "{}", condition.message);
+        assert_eq!(
+            (condition.status.as_str(), condition.reason.as_str()),
+            ("False", "PoolExhausted")
+        );
+        assert!(
+            condition.message.contains("default"),
+            "{}",
+            condition.message
+        );
     }
 
     #[test]
     fn a_transition_time_changes_with_the_status_only() {
         let first = claim(&identity(), Some(&view(&[])), &usage(&[]), &[], None, "t1");
-        let same = claim(&identity(), Some(&view(&[])), &usage(&[]), &[], Some(&first), "t2");
+        let same = claim(
+            &identity(),
+            Some(&view(&[])),
+            &usage(&[]),
+            &[],
+            Some(&first),
+            "t2",
+        );
         assert_eq!(first.conditions, same.conditions);
-        let owned = claim(&identity(), Some(&view(&["10.64.0.0/26"])), &usage(&[]), &[], Some(&same), "t3");
-        assert!(owned.conditions.iter().all(|c| c.last_transition_time == "t3" && c.status == "True"));
+        let owned = claim(
+            &identity(),
+            Some(&view(&["10.64.0.0/26"])),
+            &usage(&[]),
+            &[],
+            Some(&same),
+            "t3",
+        );
+        assert!(
+            owned
+                .conditions
+                .iter()
+                .all(|c| c.last_transition_time == "t3" && c.status == "True")
+        );
     }
 }

@@ -24,7 +24,9 @@ pub struct RunDir {
 #[derive(Debug, Error)]
 pub enum RunDirError {
     /// Another agent runs on it.
-    #[error("another agent (pid {pid}) runs on --run-dir {path}; stop it, or give this one a directory of its own")]
+    #[error(
+        "another agent (pid {pid}) runs on --run-dir {path}; stop it, or give this one a directory of its own"
+    )]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -73,7 +75,10 @@ impl RunDir {
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
                 let pid = pid.trim().to_owned();
-                return Err(RunDirError::InUse { path: path.to_owned(), pid });
+                return Err(RunDirError::InUse {
+                    path: path.to_owned(),
+                    pid,
+                });
             }
             Err((_, errno)) => return Err(failed("lock", &lock_path)(errno.into())),
         };
@@ -84,7 +89,11 @@ impl RunDir {
         })()
         .map_err(failed("write", &lock_path))?;
         let incarnation = incarnation(path)?;
-        Ok(Self { path: path.to_owned(), incarnation, _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            incarnation,
+            _lock: lock,
+        })
     }
 
     /// The directory.
@@ -101,14 +110,26 @@ impl RunDir {
 fn incarnation(dir: &Path) -> Result<String, RunDirError> {
     let path = dir.join("incarnation");
     match fs::read_to_string(&path) {
-        Ok(text) if text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()) => return Ok(text),
+        Ok(text) if text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            return Ok(text);
+        }
         // Cut off in the write below, or damaged: a new one only costs a takeover.
         Ok(_) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(source) => return Err(RunDirError::Io { what: "read", path, source }),
+        Err(source) => {
+            return Err(RunDirError::Io {
+                what: "read",
+                path,
+                source,
+            });
+        }
     }
     let drawn = format!("{:032x}", rand::random::<u128>());
-    write_atomically(&path, drawn.as_bytes()).map_err(|source| RunDirError::Io { what: "write", path, source })?;
+    write_atomically(&path, drawn.as_bytes()).map_err(|source| RunDirError::Io {
+        what: "write",
+        path,
+        source,
+    })?;
     Ok(drawn)
 }
 
@@ -119,7 +140,12 @@ fn incarnation(dir: &Path) -> Result<String, RunDirError> {
 pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(&temporary)?;
     file.write_all(content)?;
     fs::rename(&temporary, path)
 }

@@ -13,7 +13,11 @@ pub fn content(state: &NodeState) -> Option<String> {
         .view
         .blocks_of(&state.local.name)
         .find(|b| b.cidr.contains(overlay.into()))?;
-    let network: Cidr = state.view.pools.get(&block.pool).map_or(block.cidr, |p| p.cidr);
+    let network: Cidr = state
+        .view
+        .pools
+        .get(&block.pool)
+        .map_or(block.cidr, |p| p.cidr);
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "FLANNEL_NETWORK={network}");
@@ -34,9 +38,15 @@ mod tests {
     fn the_four_keys_are_flannels() {
         let name: viaduct_model::NodeName = "n1".parse().unwrap();
         let mut view = ClusterView::default();
-        view.pools.insert("default".parse().unwrap(), Pool::new("10.64.0.0/16".parse().unwrap(), None));
+        view.pools.insert(
+            "default".parse().unwrap(),
+            Pool::new("10.64.0.0/16".parse().unwrap(), None),
+        );
         let block: Cidr = "10.64.3.0/26".parse().unwrap();
-        view.blocks.insert(block, Block::new(block, "default".parse().unwrap(), name.clone(), 1));
+        view.blocks.insert(
+            block,
+            Block::new(block, "default".parse().unwrap(), name.clone(), 1),
+        );
         let mut state = NodeState {
             local: LocalNode {
                 vtep_mac: MacAddr::for_vtep(&name),

@@ -93,7 +93,9 @@ pub enum UnderlayError {
         candidates: String,
     },
     /// More than one fits.
-    #[error("the underlay address is ambiguous by {by}; candidates: {candidates}; name one with --iface or --public-ip")]
+    #[error(
+        "the underlay address is ambiguous by {by}; candidates: {candidates}; name one with --iface or --public-ip"
+    )]
     Ambiguous {
         /// The flag, or what stood in for it.
         by: String,
@@ -109,7 +111,11 @@ pub enum UnderlayError {
 ///
 /// # Errors
 /// When nothing fits or more than one does; lists the candidates.
-pub fn choose(survey: &Survey, wish: &Wish, public_ip: Option<Ipv4Addr>) -> Result<UnderlayLink, UnderlayError> {
+pub fn choose(
+    survey: &Survey,
+    wish: &Wish,
+    public_ip: Option<Ipv4Addr>,
+) -> Result<UnderlayLink, UnderlayError> {
     let by = describe(wish);
     let none = |why: String| UnderlayError::None {
         by: by.clone(),
@@ -130,18 +136,30 @@ pub fn choose(survey: &Survey, wish: &Wish, public_ip: Option<Ipv4Addr>) -> Resu
             survey.links.iter().filter(|l| has(l, *source)).collect()
         }
         // A local --public-ip says more than the default route does.
-        Wish::DefaultRoute if public_ip.is_some_and(|ip| survey.links.iter().any(|l| has(l, ip))) => survey
-            .links
-            .iter()
-            .filter(|l| public_ip.is_some_and(|ip| has(l, ip)))
-            .collect(),
+        Wish::DefaultRoute
+            if public_ip.is_some_and(|ip| survey.links.iter().any(|l| has(l, ip))) =>
+        {
+            survey
+                .links
+                .iter()
+                .filter(|l| public_ip.is_some_and(|ip| has(l, ip)))
+                .collect()
+        }
         Wish::DefaultRoute => {
             let best = survey.default_routes.iter().map(|r| r.metric).min();
-            let best: Vec<_> = survey.default_routes.iter().filter(|r| Some(r.metric) == best).collect();
+            let best: Vec<_> = survey
+                .default_routes
+                .iter()
+                .filter(|r| Some(r.metric) == best)
+                .collect();
             if let [route] = best[..] {
                 preferred = route.source.or_else(|| on_link_with(survey, route));
             }
-            survey.links.iter().filter(|l| best.iter().any(|r| r.index == l.index)).collect()
+            survey
+                .links
+                .iter()
+                .filter(|l| best.iter().any(|r| r.index == l.index))
+                .collect()
         }
     };
     if links.is_empty() {
@@ -151,19 +169,37 @@ pub fn choose(survey: &Survey, wish: &Wish, public_ip: Option<Ipv4Addr>) -> Resu
     let link = match links[..] {
         [] => return Err(none("the device is down or has no IPv4 address".to_owned())),
         [link] => link,
-        _ => return Err(UnderlayError::Ambiguous { by, candidates: list(links) }),
+        _ => {
+            return Err(UnderlayError::Ambiguous {
+                by,
+                candidates: list(links),
+            });
+        }
     };
-    let address = match (public_ip.filter(|ip| has(link, *ip)), preferred, &link.addresses[..]) {
+    let address = match (
+        public_ip.filter(|ip| has(link, *ip)),
+        preferred,
+        &link.addresses[..],
+    ) {
         (Some(ip), _, _) | (None, Some(ip), _) => ip,
         (None, None, [only]) => only.address,
-        _ => return Err(UnderlayError::Ambiguous { by, candidates: list([link]) }),
+        _ => {
+            return Err(UnderlayError::Ambiguous {
+                by,
+                candidates: list([link]),
+            });
+        }
     };
     Ok(UnderlayLink {
         name: link.name.clone(),
         index: link.index,
         address,
         public_address: public_ip.unwrap_or(address),
-        networks: link.addresses.iter().filter_map(|a| Cidr::new(a.address.into(), a.prefix_len).ok()).collect(),
+        networks: link
+            .addresses
+            .iter()
+            .filter_map(|a| Cidr::new(a.address.into(), a.prefix_len).ok())
+            .collect(),
         mtu: link.mtu,
     })
 }
@@ -172,10 +208,9 @@ pub fn choose(survey: &Survey, wish: &Wish, public_ip: Option<Ipv4Addr>) -> Resu
 fn on_link_with(survey: &Survey, route: &DefaultRoute) -> Option<Ipv4Addr> {
     let gateway = route.gateway?;
     let link = survey.links.iter().find(|l| l.index == route.index)?;
-    let mut fits = link
-        .addresses
-        .iter()
-        .filter(|a| Cidr::new(a.address.into(), a.prefix_len).is_ok_and(|net| net.contains(gateway.into())));
+    let mut fits = link.addresses.iter().filter(|a| {
+        Cidr::new(a.address.into(), a.prefix_len).is_ok_and(|net| net.contains(gateway.into()))
+    });
     match (fits.next(), fits.next()) {
         (Some(only), None) => Some(only.address),
         _ => None,
@@ -195,12 +230,28 @@ fn list<'a>(links: impl IntoIterator<Item = &'a SurveyedLink>) -> String {
     let shown: Vec<String> = links
         .into_iter()
         .map(|l| {
-            let addresses: Vec<String> = l.addresses.iter().map(|a| format!("{}/{}", a.address, a.prefix_len)).collect();
-            let addresses = if addresses.is_empty() { "no IPv4 address".to_owned() } else { addresses.join(" ") };
-            format!("{} ({addresses}{})", l.name, if l.up { "" } else { ", down" })
+            let addresses: Vec<String> = l
+                .addresses
+                .iter()
+                .map(|a| format!("{}/{}", a.address, a.prefix_len))
+                .collect();
+            let addresses = if addresses.is_empty() {
+                "no IPv4 address".to_owned()
+            } else {
+                addresses.join(" ")
+            };
+            format!(
+                "{} ({addresses}{})",
+                l.name,
+                if l.up { "" } else { ", down" }
+            )
         })
         .collect();
-    if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
+    if shown.is_empty() {
+        "none".to_owned()
+    } else {
+        shown.join(", ")
+    }
 }
 
 #[cfg(test)]
@@ -216,13 +267,21 @@ mod tests {
             loopback: name == "lo",
             addresses: addresses
                 .iter()
-                .map(|(a, prefix_len)| SurveyedAddress { address: a.parse().unwrap(), prefix_len: *prefix_len })
+                .map(|(a, prefix_len)| SurveyedAddress {
+                    address: a.parse().unwrap(),
+                    prefix_len: *prefix_len,
+                })
                 .collect(),
         }
     }
 
     fn route(index: u32, gateway: &str, metric: u32) -> DefaultRoute {
-        DefaultRoute { index, gateway: Some(gateway.parse().unwrap()), source: None, metric }
+        DefaultRoute {
+            index,
+            gateway: Some(gateway.parse().unwrap()),
+            source: None,
+            metric,
+        }
     }
 
     fn survey() -> Survey {
@@ -237,13 +296,21 @@ mod tests {
         }
     }
 
-    fn pick(survey: &Survey, wish: Wish, public: Option<&str>) -> Result<(String, String), UnderlayError> {
-        choose(survey, &wish, public.map(|p| p.parse().unwrap())).map(|u| (u.name, u.address.to_string()))
+    fn pick(
+        survey: &Survey,
+        wish: Wish,
+        public: Option<&str>,
+    ) -> Result<(String, String), UnderlayError> {
+        choose(survey, &wish, public.map(|p| p.parse().unwrap()))
+            .map(|u| (u.name, u.address.to_string()))
     }
 
     #[test]
     fn the_default_route_of_the_lowest_metric_decides() {
-        assert_eq!(pick(&survey(), Wish::DefaultRoute, None).unwrap(), ("eth0".into(), "192.0.2.5".into()));
+        assert_eq!(
+            pick(&survey(), Wish::DefaultRoute, None).unwrap(),
+            ("eth0".into(), "192.0.2.5".into())
+        );
     }
 
     #[test]
@@ -251,14 +318,23 @@ mod tests {
         let mut s = survey();
         s.default_routes[1].metric = 0;
         let error = pick(&s, Wish::DefaultRoute, None).unwrap_err().to_string();
-        assert!(error.contains("eth0 (192.0.2.5/24)") && error.contains("eth1"), "{error}");
+        assert!(
+            error.contains("eth0 (192.0.2.5/24)") && error.contains("eth1"),
+            "{error}"
+        );
     }
 
     #[test]
     fn several_addresses_need_a_hint_or_a_next_hop() {
         let eth1 = || Wish::Iface("eth1".into());
-        assert!(matches!(pick(&survey(), eth1(), None), Err(UnderlayError::Ambiguous { .. })));
-        assert_eq!(pick(&survey(), eth1(), Some("203.0.113.5")).unwrap().1, "203.0.113.5");
+        assert!(matches!(
+            pick(&survey(), eth1(), None),
+            Err(UnderlayError::Ambiguous { .. })
+        ));
+        assert_eq!(
+            pick(&survey(), eth1(), Some("203.0.113.5")).unwrap().1,
+            "203.0.113.5"
+        );
         let mut s = survey();
         s.default_routes.remove(0);
         assert_eq!(pick(&s, Wish::DefaultRoute, None).unwrap().1, "203.0.113.5");
@@ -266,29 +342,52 @@ mod tests {
 
     #[test]
     fn a_foreign_public_ip_is_told_to_peers_only() {
-        let chosen = choose(&survey(), &Wish::DefaultRoute, Some("8.8.4.4".parse().unwrap())).unwrap();
+        let chosen = choose(
+            &survey(),
+            &Wish::DefaultRoute,
+            Some("8.8.4.4".parse().unwrap()),
+        )
+        .unwrap();
         assert_eq!(chosen.address.to_string(), "192.0.2.5");
         assert_eq!(chosen.public_address.to_string(), "8.8.4.4");
     }
 
     #[test]
     fn a_local_public_ip_beats_the_default_route() {
-        assert_eq!(pick(&survey(), Wish::DefaultRoute, Some("198.51.100.5")).unwrap().0, "eth1");
+        assert_eq!(
+            pick(&survey(), Wish::DefaultRoute, Some("198.51.100.5"))
+                .unwrap()
+                .0,
+            "eth1"
+        );
     }
 
     #[test]
     fn a_regex_must_match_one_usable_device() {
         let re = |s: &str| Wish::IfaceRegex(Regex::new(s).unwrap());
         assert_eq!(pick(&survey(), re("eth[02]"), None).unwrap().0, "eth0");
-        assert!(matches!(pick(&survey(), re("eth"), None), Err(UnderlayError::Ambiguous { .. })));
-        assert!(matches!(pick(&survey(), re("wlan"), None), Err(UnderlayError::None { .. })));
+        assert!(matches!(
+            pick(&survey(), re("eth"), None),
+            Err(UnderlayError::Ambiguous { .. })
+        ));
+        assert!(matches!(
+            pick(&survey(), re("wlan"), None),
+            Err(UnderlayError::None { .. })
+        ));
     }
 
     #[test]
     fn what_is_missing_is_said_with_what_is_there() {
-        let error = pick(&survey(), Wish::Iface("eth9".into()), None).unwrap_err().to_string();
-        assert!(error.contains("--iface eth9") && error.contains("eth0 (192.0.2.5/24)"), "{error}");
-        let error = pick(&survey(), Wish::Iface("eth2".into()), None).unwrap_err().to_string();
+        let error = pick(&survey(), Wish::Iface("eth9".into()), None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("--iface eth9") && error.contains("eth0 (192.0.2.5/24)"),
+            "{error}"
+        );
+        let error = pick(&survey(), Wish::Iface("eth2".into()), None)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("no IPv4 address"), "{error}");
     }
 }

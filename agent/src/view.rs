@@ -8,7 +8,9 @@ use tokio::sync::watch;
 use viaduct_datastore::records::decode;
 use viaduct_datastore::store::{Entry, SharedStore};
 use viaduct_datastore::{Update, follow};
-use viaduct_model::{Block, Cidr, ClusterView, Invalid, Kind, Node, NodeName, Pool, PoolName, Record};
+use viaduct_model::{
+    Block, Cidr, ClusterView, Invalid, Kind, Node, NodeName, Pool, PoolName, Record,
+};
 
 /// The kinds that a view is made of.
 const KINDS: [Kind; 3] = [Kind::Pool, Kind::Block, Kind::Node];
@@ -62,21 +64,31 @@ fn retain_named(view: &mut ClusterView, kind: Kind, entries: &[Entry]) {
     let named: std::collections::BTreeSet<&str> = entries.iter().map(|e| e.name.as_str()).collect();
     match kind {
         Kind::Pool => view.pools.retain(|n, _| named.contains(n.as_str())),
-        Kind::Block => view.blocks.retain(|c, _| named.contains(c.record_name().as_str())),
+        Kind::Block => view
+            .blocks
+            .retain(|c, _| named.contains(c.record_name().as_str())),
         Kind::Node => view.nodes.retain(|n, _| named.contains(n.as_str())),
         Kind::Claim => {}
     }
     let prefix = label(kind, "");
-    view.unreadable
-        .retain(|l, _| l.strip_prefix(&prefix).is_none_or(|name| named.contains(name)));
+    view.unreadable.retain(|l, _| {
+        l.strip_prefix(&prefix)
+            .is_none_or(|name| named.contains(name))
+    });
 }
 
 fn put(view: &mut ClusterView, kind: Kind, entry: &Entry) -> Option<Invalid> {
     let unreadable = &mut view.unreadable;
     match kind {
-        Kind::Pool => insert::<PoolName, Pool>(&mut view.pools, unreadable, entry, |n| n.parse().ok()),
-        Kind::Block => insert::<Cidr, Block>(&mut view.blocks, unreadable, entry, Cidr::from_record_name),
-        Kind::Node => insert::<NodeName, Node>(&mut view.nodes, unreadable, entry, |n| n.parse().ok()),
+        Kind::Pool => {
+            insert::<PoolName, Pool>(&mut view.pools, unreadable, entry, |n| n.parse().ok())
+        }
+        Kind::Block => {
+            insert::<Cidr, Block>(&mut view.blocks, unreadable, entry, Cidr::from_record_name)
+        }
+        Kind::Node => {
+            insert::<NodeName, Node>(&mut view.nodes, unreadable, entry, |n| n.parse().ok())
+        }
         Kind::Claim => None,
     }
 }
@@ -105,9 +117,17 @@ fn insert<K: Ord, T: Record>(
 
 fn remove(view: &mut ClusterView, kind: Kind, name: &str) {
     match kind {
-        Kind::Pool => drop(name.parse().ok().and_then(|n: PoolName| view.pools.remove(&n))),
+        Kind::Pool => drop(
+            name.parse()
+                .ok()
+                .and_then(|n: PoolName| view.pools.remove(&n)),
+        ),
         Kind::Block => drop(Cidr::from_record_name(name).and_then(|c| view.blocks.remove(&c))),
-        Kind::Node => drop(name.parse().ok().and_then(|n: NodeName| view.nodes.remove(&n))),
+        Kind::Node => drop(
+            name.parse()
+                .ok()
+                .and_then(|n: NodeName| view.nodes.remove(&n)),
+        ),
         Kind::Claim => {}
     }
 }
@@ -157,7 +177,11 @@ mod tests {
     use viaduct_datastore::Version;
 
     fn entry(name: &str, value: &str) -> Entry {
-        Entry { name: name.to_owned(), value: value.as_bytes().to_vec(), version: Version("1".to_owned()) }
+        Entry {
+            name: name.to_owned(),
+            value: value.as_bytes().to_vec(),
+            version: Version("1".to_owned()),
+        }
     }
 
     const POOL: &str = r#"{"cidr":"10.64.0.0/16"}"#;
@@ -185,12 +209,18 @@ mod tests {
         let mut index = complete();
         let refused = index.apply(
             Kind::Pool,
-            Update::Reset(vec![entry("bad", "{"), entry("default", POOL), entry("odd", r#"{"cidr":7}"#)]),
+            Update::Reset(vec![
+                entry("bad", "{"),
+                entry("default", POOL),
+                entry("odd", r#"{"cidr":7}"#),
+            ]),
         );
         assert_eq!(refused.len(), 2);
         let view = index.complete().unwrap();
         assert_eq!(view.pools.len(), 1);
-        assert!(view.unreadable.contains_key("pools/bad") && view.unreadable.contains_key("pools/odd"));
+        assert!(
+            view.unreadable.contains_key("pools/bad") && view.unreadable.contains_key("pools/odd")
+        );
     }
 
     #[test]

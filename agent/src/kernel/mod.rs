@@ -7,6 +7,7 @@
 pub mod error;
 pub mod options;
 pub mod socket;
+pub mod survey;
 
 pub use error::NetlinkError;
 pub use socket::{NetlinkSocket, Request};

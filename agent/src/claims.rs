@@ -1,0 +1,119 @@
+//! Keeps the content of this node's Claim current: at once where the controller
+//! has to act, seldom where only counts tick.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use viaduct_datastore::records::encode;
+use viaduct_model::{Claim, ClusterView};
+
+use crate::node::{self, Identity};
+use crate::state::{AddressUsage, DataplaneReport};
+
+/// How seldom counts of used addresses are written: each write costs the store an
+/// fsync, and on a busy node they change with every pod.
+const TICK: Duration = Duration::from_secs(30);
+
+/// What a claim is made of.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// The cluster.
+    pub view: watch::Receiver<Option<Arc<ClusterView>>>,
+    /// How addresses are used.
+    pub usage: watch::Receiver<AddressUsage>,
+    /// How the kernel compares.
+    pub report: watch::Receiver<DataplaneReport>,
+}
+
+impl Sources {
+    /// The claim as it should stand now.
+    pub fn claim(&self, identity: &Identity, previous: Option<&Claim>) -> Claim {
+        let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let view = self.view.borrow().clone();
+        node::claim(
+            identity,
+            view.as_deref(),
+            &self.usage.borrow(),
+            &self.report.borrow().problems,
+            previous,
+            &now,
+        )
+    }
+}
+
+/// Runs until a source or the holder of the claim is gone.
+pub async fn keep(identity: Identity, first: Claim, content: watch::Sender<Vec<u8>>, mut sources: Sources) {
+    let mut sent = first;
+    let mut sent_at = Instant::now();
+    loop {
+        let claim = sources.claim(&identity, Some(&sent));
+        let due = match urgency(&sent, &claim) {
+            Urgency::None => None,
+            Urgency::Tick => Some(sent_at + TICK),
+            Urgency::Now => Some(Instant::now()),
+        };
+        if due.is_some_and(|due| due <= Instant::now()) {
+            match encode(identity.name.as_str(), &claim) {
+                Ok(bytes) => drop(content.send(bytes)),
+                Err(error) => tracing::error!(%error, "cannot encode this node's claim"),
+            }
+            sent = claim;
+            sent_at = Instant::now();
+        }
+        let alive = tokio::select! {
+            changed = sources.view.changed() => changed.is_ok(),
+            changed = sources.usage.changed() => changed.is_ok(),
+            changed = sources.report.changed() => changed.is_ok(),
+            () = content.closed() => false,
+            () = tokio::time::sleep_until(due.unwrap_or(sent_at + TICK)), if due.is_some() => true,
+        };
+        if !alive {
+            return;
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Urgency {
+    None,
+    Tick,
+    Now,
+}
+
+/// How soon a changed claim has to be written.
+fn urgency(sent: &Claim, wanted: &Claim) -> Urgency {
+    if sent == wanted {
+        return Urgency::None;
+    }
+    let counts_only = Claim { blocks: sent.blocks.clone(), ..wanted.clone() } == *sent;
+    if counts_only { Urgency::Tick } else { Urgency::Now }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use viaduct_model::{BlockUsage, PerFamily};
+
+    fn claim(wants: u32, used: u32) -> Claim {
+        Claim {
+            incarnation: "i".into(),
+            host: "h".into(),
+            agent_version: "0".into(),
+            wants: PerFamily { v4: wants, v6: 0 },
+            gives: Vec::new(),
+            blocks: BTreeMap::from([("10.64.0.0-26".to_owned(), BlockUsage { used, free: 0 })]),
+            conditions: Vec::new(),
+            extra: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn counts_wait_and_wishes_do_not() {
+        assert_eq!(urgency(&claim(1, 0), &claim(1, 0)), Urgency::None);
+        assert_eq!(urgency(&claim(1, 0), &claim(1, 5)), Urgency::Tick);
+        assert_eq!(urgency(&claim(1, 0), &claim(2, 5)), Urgency::Now);
+    }
+}
