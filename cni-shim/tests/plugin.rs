@@ -1,0 +1,313 @@
+//! The plugin's binary as a runtime runs it: environment, standard input, exit
+//! code, standard output. The agent is a thread of the test; namespaces are made
+//! by the test, which for that runs itself inside namespaces of its own.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests too.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+
+use serde_json::{Value, json};
+use viaduct_cni::frame;
+use viaduct_cni::protocol::{Reply, Request, Verb, Wired};
+use viaduct_cni::spool;
+
+struct Call<'a> {
+    verb: &'a str,
+    netns: &'a str,
+    ifname: &'a str,
+    input: Vec<u8>,
+}
+
+fn config(run: &Path) -> Vec<u8> {
+    json!({"cniVersion": "1.0.0", "name": "net", "type": "viaduct", "socket": run.join("cni.sock")})
+        .to_string()
+        .into_bytes()
+}
+
+fn call(call: Call<'_>) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_viaduct"))
+        .env_clear()
+        .env("CNI_COMMAND", call.verb)
+        .env("CNI_CONTAINERID", "c1")
+        .env("CNI_NETNS", call.netns)
+        .env("CNI_IFNAME", call.ifname)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The plugin may stop reading early, which is its right.
+    let _ = child.stdin.take().unwrap().write_all(&call.input);
+    child.wait_with_output().unwrap()
+}
+
+fn printed(output: &Output) -> Value {
+    assert!(output.stderr.is_empty(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+}
+
+/// A run that must fail: exit code 1 and an error with this code.
+fn refused(output: &Output, code: u32) -> String {
+    let error = printed(output);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(error["code"], code, "{error}");
+    assert!(error["cniVersion"].is_string());
+    error["msg"].as_str().unwrap().to_owned()
+}
+
+/// Answers `replies.len()` connections and returns what was asked.
+fn agent(run: &Path, replies: Vec<Option<Reply>>) -> thread::JoinHandle<Vec<(Request, usize)>> {
+    let listener = UnixListener::bind(run.join("cni.sock")).unwrap();
+    thread::spawn(move || {
+        replies
+            .into_iter()
+            .map(|reply| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut header = [0; frame::HEADER];
+                let mut descriptors = Vec::new();
+                let n = frame::receive_with_descriptors(&stream, &mut header, &mut descriptors)
+                    .unwrap();
+                assert_eq!(n, header.len());
+                let mut payload = vec![0; frame::payload_length(header).unwrap()];
+                stream.read_exact(&mut payload).unwrap();
+                if let Some(reply) = reply {
+                    stream.write_all(&frame::encode(&reply).unwrap()).unwrap();
+                }
+                (frame::decode(&payload).unwrap(), descriptors.len())
+            })
+            .collect()
+    })
+}
+
+#[test]
+fn bad_input_gets_the_specifications_codes() {
+    let run = tempfile::tempdir().unwrap();
+    let add = |input: &[u8]| {
+        call(Call {
+            verb: "ADD",
+            netns: "/absent/netns",
+            ifname: "eth0",
+            input: input.to_vec(),
+        })
+    };
+    refused(&add(b""), 6);
+    refused(&add(&vec![b'['; 10 << 20]), 6);
+    refused(&add(b"\xff\xfe"), 6);
+    refused(&add(br#"{"cniVersion":"0.1.0","name":"n"}"#), 1);
+    refused(&add(br#"{"cniVersion":"1.0.0"}"#), 7);
+    assert!(refused(&add(&config(run.path())), 4).contains("CNI_NETNS"));
+    let first = br#"{"cniVersion":"1.0.0","name":"n","prevResult":{}}"#;
+    assert!(refused(&add(first), 7).contains("prevResult"));
+
+    let own = call(Call {
+        verb: "ADD",
+        netns: "/proc/self/ns/net",
+        ifname: "eth0",
+        input: config(run.path()),
+    });
+    assert!(refused(&own, 4).contains("host"));
+    let no_net = call(Call {
+        verb: "ADD",
+        netns: "/proc/self/status",
+        ifname: "eth0",
+        input: config(run.path()),
+    });
+    assert!(refused(&no_net, 4).contains("not a namespace"));
+    let long = call(Call {
+        verb: "ADD",
+        netns: "/x",
+        ifname: "a-name-of-16-byt",
+        input: config(run.path()),
+    });
+    assert!(refused(&long, 4).contains("CNI_IFNAME"));
+    for verb in ["CHECK", "GC", "STATUS", "add"] {
+        let output = call(Call {
+            verb,
+            netns: "",
+            ifname: "eth0",
+            input: config(run.path()),
+        });
+        assert!(refused(&output, 4).contains("CNI_COMMAND"));
+        assert_eq!(printed(&output)["cniVersion"], "1.0.0");
+    }
+}
+
+#[test]
+fn version_needs_nothing_else() {
+    let output = call(Call {
+        verb: "VERSION",
+        netns: "",
+        ifname: "",
+        input: br#"{"cniVersion":"0.4.0"}"#.to_vec(),
+    });
+    assert!(output.status.success());
+    let version = printed(&output);
+    assert_eq!(version["cniVersion"], "0.4.0");
+    assert_eq!(version["supportedVersions"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn a_person_gets_a_hint() {
+    let output = Command::new(env!("CARGO_BIN_EXE_viaduct"))
+        .env_clear()
+        .output()
+        .unwrap();
+    assert!(output.status.success() && output.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("CNI_COMMAND"));
+}
+
+fn del(run: &Path) -> Output {
+    call(Call {
+        verb: "DEL",
+        netns: "",
+        ifname: "eth0",
+        input: config(run),
+    })
+}
+
+#[test]
+fn del_is_asked_of_the_agent() {
+    let run = tempfile::tempdir().unwrap();
+    let agent = agent(run.path(), vec![Some(Reply::Gone)]);
+    let output = del(run.path());
+    assert!(output.status.success() && output.stdout.is_empty());
+    let asked = agent.join().unwrap();
+    assert_eq!(asked[0].0.verb, Verb::Del);
+    assert_eq!(asked[0].1, 0);
+}
+
+#[test]
+fn del_is_spooled_while_the_agent_is_away() {
+    let run = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        assert!(del(run.path()).status.success());
+    }
+    let entries = spool::read(run.path()).unwrap();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].request.as_ref().unwrap().verb, Verb::Del);
+}
+
+#[test]
+fn del_of_an_agent_that_dies_over_it_is_spooled() {
+    let run = tempfile::tempdir().unwrap();
+    let agent = agent(run.path(), vec![None]);
+    assert!(del(run.path()).status.success());
+    agent.join().unwrap();
+    assert_eq!(spool::read(run.path()).unwrap().len(), 1);
+}
+
+#[test]
+fn del_that_meets_an_agent_just_started_leaves_no_spool() {
+    let run = tempfile::tempdir().unwrap();
+    let agent = agent(run.path(), vec![None, Some(Reply::Gone)]);
+    assert!(del(run.path()).status.success());
+    assert_eq!(agent.join().unwrap().len(), 2);
+    assert!(spool::read(run.path()).unwrap().is_empty());
+}
+
+#[test]
+fn del_that_cannot_be_spooled_is_no_success() {
+    let run = tempfile::tempdir().unwrap();
+    std::fs::write(run.path().join(spool::DIRECTORY), "in the way").unwrap();
+    refused(&del(run.path()), 5);
+}
+
+#[test]
+fn del_before_any_agent_ever_ran_succeeds_and_leaves_nothing() {
+    let run = tempfile::tempdir().unwrap();
+    let never = run.path().join("never");
+    assert!(del(&never).status.success());
+    assert!(!never.exists());
+}
+
+/// A process in a network namespace of its own, killed with the test.
+struct Pod(Child);
+
+impl Pod {
+    fn new() -> Self {
+        let mut child = Command::new("unshare")
+            .args(["-n", "sh", "-c", "echo up; exec sleep 60"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut up = [0; 3];
+        child.stdout.take().unwrap().read_exact(&mut up).unwrap();
+        Self(child)
+    }
+
+    fn netns(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.id())
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs this one test again as root of a user namespace, where namespaces can
+/// be made and entered by anybody. True in that inner run.
+fn inside_namespaces(test: &str) -> bool {
+    const MARK: &str = "VIADUCT_TEST_INSIDE";
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let status = Command::new("unshare")
+        .args(["-Urn", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(MARK, "1")
+        .status()
+        .unwrap();
+    assert!(status.success(), "{test} failed inside its namespaces");
+    false
+}
+
+#[test]
+fn add_passes_descriptors_and_prints_the_result() {
+    if !inside_namespaces("add_passes_descriptors_and_prints_the_result") {
+        return;
+    }
+    let run = tempfile::tempdir().unwrap();
+    let pod = Pod::new();
+    let netns = pod.netns();
+    let add = || {
+        call(Call {
+            verb: "ADD",
+            netns: &netns,
+            ifname: "eth0",
+            input: config(run.path()),
+        })
+    };
+    assert!(refused(&add(), 11).contains("viaduct-agent"));
+
+    let wired = Wired {
+        host_link: "via0".into(),
+        host_mac: "ee:76:69:61:00:01".parse().unwrap(),
+        pod_mac: "02:00:5e:00:53:01".parse().unwrap(),
+        mtu: 1450,
+        addresses: vec!["10.1.2.3".parse().unwrap()],
+        gateways: vec!["169.254.1.1".parse().unwrap()],
+    };
+    let busy = viaduct_cni::CniError::new(11, "not yet");
+    let agent = agent(
+        run.path(),
+        vec![Some(Reply::Wired(wired)), Some(Reply::Refused(busy)), None],
+    );
+    let output = add();
+    let result = printed(&output);
+    assert!(output.status.success());
+    assert_eq!(result["ips"][0]["address"], "10.1.2.3/32");
+    assert_eq!(result["interfaces"][1]["sandbox"], netns);
+    assert_eq!(refused(&add(), 11), "not yet");
+    refused(&add(), 11);
+    let asked = agent.join().unwrap();
+    assert!(asked.iter().all(|(r, n)| r.verb == Verb::Add && *n == 2));
+    assert_eq!(asked[0].0.netns, netns);
+}
