@@ -4,11 +4,13 @@
 //! reading and writing is [`records`], following a kind for ever is [`follow`].
 //! No type of etcd-client or rusqlite ever leaves this crate.
 
+pub mod flags;
 pub mod follow;
 pub mod records;
 pub mod store;
 pub mod url;
 
+pub use flags::StoreArgs;
 pub use follow::{Update, follow};
 pub use records::{Named, Records};
 pub use store::{
