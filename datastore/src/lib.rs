@@ -4,9 +4,12 @@
 //! reading and writing is [`records`], following a kind for ever is [`follow`].
 //! No type of etcd-client or rusqlite ever leaves this crate.
 
+mod backoff;
+mod connectivity;
 pub mod flags;
 pub mod follow;
 pub mod records;
+pub mod sqlite;
 pub mod store;
 pub mod url;
 

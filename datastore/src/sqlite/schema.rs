@@ -1,0 +1,122 @@
+//! The tables of a sqlite store, and making sure that a file is one.
+//!
+//! The sequence, the version of each record and the change log are kept by
+//! triggers, so that a person who edits a record with the `sqlite3` program is
+//! noticed like any other writer.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::clock::Clock;
+
+/// The layout that this release reads and writes.
+pub(super) const LAYOUT: i64 = 1;
+
+/// Marks the file as ours ("via1"), so that no other program's database is touched.
+const APPLICATION: i64 = 0x7669_6131;
+
+const TABLES: &str = "
+CREATE TABLE store (id TEXT NOT NULL);
+INSERT INTO store (id) VALUES (lower(hex(randomblob(8))));
+
+CREATE TABLE leases (
+    id TEXT PRIMARY KEY,
+    ttl_ms INTEGER NOT NULL,
+    expires_ms INTEGER NOT NULL,
+    boot TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX leases_by_expiry ON leases (expires_ms);
+
+CREATE TABLE records (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL,
+    version INTEGER NOT NULL DEFAULT 0,
+    lease TEXT
+) WITHOUT ROWID;
+CREATE INDEX records_by_lease ON records (lease) WHERE lease IS NOT NULL;
+
+CREATE TABLE changes (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL,
+    deleted INTEGER NOT NULL
+);
+
+CREATE TRIGGER record_created AFTER INSERT ON records BEGIN
+    INSERT INTO changes (key, deleted) VALUES (new.key, 0);
+    UPDATE records SET version = (SELECT max(seq) FROM changes) WHERE key = new.key;
+END;
+CREATE TRIGGER record_updated AFTER UPDATE OF value, lease ON records BEGIN
+    INSERT INTO changes (key, deleted) VALUES (new.key, 0);
+    UPDATE records SET version = (SELECT max(seq) FROM changes) WHERE key = new.key;
+END;
+CREATE TRIGGER record_deleted AFTER DELETE ON records BEGIN
+    INSERT INTO changes (key, deleted) VALUES (old.key, 1);
+END;
+CREATE TRIGGER lease_ended AFTER DELETE ON leases BEGIN
+    DELETE FROM records WHERE lease = old.id;
+END;
+";
+
+/// Why a database was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unfit {
+    #[error("it is a database of another program")]
+    Foreign,
+    #[error("it was made by a newer release (layout {0}, this release knows {LAYOUT})")]
+    Newer(i64),
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+/// Sets the connection up, creates the tables in an empty file, and ends the
+/// leases of earlier boots. Returns the store's identifier.
+pub(super) fn prepare(conn: &mut Connection, clock: &Clock) -> Result<String, Unfit> {
+    let mut waited = 0u32;
+    // Short waits of varying length: with many writers sqlite's own schedule
+    // starves some of them. About 4 s in all.
+    conn.busy_handler(Some(move |count: i32| {
+        waited = if count == 0 { 0 } else { waited + 1 };
+        let pause = 1 + u64::from((waited ^ std::process::id()) % 4);
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        waited < 1600
+    }))?;
+    // Looked at before anything is written: it may not be ours.
+    fit(conn)?;
+    conn.pragma_update(None, "journal_mode", "wal")?;
+    conn.pragma_update(None, "synchronous", "full")?;
+    conn.pragma_update(None, "cache_size", -512)?;
+    conn.pragma_update(None, "journal_size_limit", 4 << 20)?;
+    conn.set_prepared_statement_cache_capacity(32);
+
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if fit(&tx)? == Fit::Empty {
+        tx.execute_batch(TABLES)?;
+        tx.pragma_update(None, "application_id", APPLICATION)?;
+        tx.pragma_update(None, "user_version", LAYOUT)?;
+    }
+    tx.execute(
+        "DELETE FROM leases WHERE boot <> ?1 OR expires_ms <= ?2",
+        (&clock.boot, clock.now_ms()),
+    )?;
+    let id = tx.query_row("SELECT id FROM store", [], |row| row.get(0))?;
+    tx.commit()?;
+    Ok(id)
+}
+
+#[derive(PartialEq, Eq)]
+enum Fit {
+    Empty,
+    Ours,
+}
+
+fn fit(conn: &Connection) -> Result<Fit, Unfit> {
+    let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
+    let application = pragma("application_id")?;
+    let layout = pragma("user_version")?;
+    match (tables, application, layout) {
+        (0, 0, 0) => Ok(Fit::Empty),
+        (_, APPLICATION, LAYOUT) => Ok(Fit::Ours),
+        (_, APPLICATION, newer) => Err(Unfit::Newer(newer)),
+        _ => Err(Unfit::Foreign),
+    }
+}
