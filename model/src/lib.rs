@@ -5,15 +5,20 @@
 //! from blocks. It must never do I/O, know async, the kernel, etcd or kube:
 //! everything here is testable with no root, no network and no clock.
 
+pub mod addresses;
 pub mod attachment;
+pub mod carve;
 pub mod cidr;
+mod intervals;
 pub mod invalid;
 pub mod mac;
 pub mod name;
 pub mod record;
 pub mod view;
 
+pub use addresses::{AddressManager, AllocateError, BlockService};
 pub use attachment::{AttachmentId, Endpoint};
+pub use carve::Carver;
 pub use cidr::{Cidr, Family};
 pub use invalid::Invalid;
 pub use mac::MacAddr;

@@ -1,0 +1,450 @@
+//! A node's pod addresses: which are in use, which come next.
+//!
+//! An [`AddressManager`] is owned by the agent's CNI server, the one task that
+//! allocates and releases. It is told which blocks the node owns and what is in
+//! the ledger, and never writes, reads a clock or asks the datastore.
+//!
+//! Order of reuse: addresses that were never used first, in address order and
+//! beginning behind the one allocated last before a restart; then the one that
+//! was released the longest ago. An address cools down after its release, so that
+//! neither peers' caches nor conntrack entries of its last owner meet the next
+//! one; when nothing else is left the one that cooled longest is used early.
+//!
+//! An address in use stays in use until its owner releases it, also when the
+//! block that it is in no longer belongs to the node.
+
+mod block;
+mod demand;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::intervals::Intervals;
+use crate::{AttachmentId, BlockUsage, Cidr, Endpoint, Family, cidr};
+use block::OwnBlock;
+
+pub use demand::{first_usable, surplus_block, wants_blocks};
+
+/// How long a released address rests before it is handed out again.
+pub const COOL_DOWN: Duration = Duration::from_secs(30);
+
+/// What a block of this node may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockService {
+    /// Addresses are handed out from it.
+    Serving,
+    /// Nothing is handed out from it any more: it is being given back, or its
+    /// ownership cannot be proved now. Its addresses in use stay.
+    Draining,
+}
+
+/// An address that was handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allocation {
+    /// The address.
+    pub address: IpAddr,
+    /// The owner had it already.
+    pub existing: bool,
+    /// It had not cooled down, for want of any other.
+    pub early: bool,
+}
+
+/// Why no address could be handed out.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AllocateError {
+    /// The node owns no block of that family.
+    #[error(
+        "this node owns no {family} block yet: the controller gives it one when a pool has a free block"
+    )]
+    NoBlock {
+        /// The family that was asked for.
+        family: Family,
+    },
+    /// All of its blocks are draining.
+    #[error(
+        "all {blocks} {family} blocks of this node are being given back or cannot be proved to be its own, so nothing is handed out from them"
+    )]
+    AllDraining {
+        /// The family that was asked for.
+        family: Family,
+        /// How many blocks there are.
+        blocks: usize,
+    },
+    /// Every address is in use or reserved.
+    #[error(
+        "no {family} address is free in the {blocks} blocks of this node: {used} are in use, the others are reserved; the controller gives another block when a pool has one"
+    )]
+    Full {
+        /// The family that was asked for.
+        family: Family,
+        /// How many blocks serve.
+        blocks: usize,
+        /// How many of their addresses are in use.
+        used: u64,
+    },
+}
+
+/// Who has an address.
+#[derive(Debug, Clone)]
+struct Use {
+    allocated_at: u64,
+    /// One, unless the ledger said something impossible.
+    owners: u32,
+}
+
+/// The pod addresses of one node.
+#[derive(Debug, Clone)]
+pub struct AddressManager {
+    cool_down_ms: u64,
+    blocks: BTreeMap<Cidr, OwnBlock>,
+    in_use: BTreeMap<IpAddr, Use>,
+    owners: BTreeMap<AttachmentId, Vec<IpAddr>>,
+    /// Released addresses outside our blocks, with when, in case the block comes
+    /// (back) before they cooled down.
+    strays: BTreeMap<IpAddr, u64>,
+    reserved: BTreeSet<Cidr>,
+    reserved_v4: Intervals,
+    reserved_v6: Intervals,
+    /// Orders releases within one millisecond.
+    releases: u64,
+    early_reuses: u64,
+}
+
+impl Default for AddressManager {
+    fn default() -> Self {
+        Self::new(COOL_DOWN)
+    }
+}
+
+impl AddressManager {
+    /// A manager with no block and nothing in use.
+    pub fn new(cool_down: Duration) -> Self {
+        Self {
+            cool_down_ms: u64::try_from(cool_down.as_millis()).unwrap_or(u64::MAX),
+            blocks: BTreeMap::new(),
+            in_use: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            reserved: BTreeSet::new(),
+            reserved_v4: Intervals::default(),
+            reserved_v6: Intervals::default(),
+            releases: 0,
+            early_reuses: 0,
+        }
+    }
+
+    /// Takes over what the ledger holds: its addresses are in use. To be called
+    /// before anything is allocated; blocks may be added before or after.
+    pub fn restore<'a>(&mut self, ledger: impl IntoIterator<Item = &'a Endpoint>) {
+        for endpoint in ledger {
+            for &address in &endpoint.addresses {
+                self.occupy(&endpoint.id, address, endpoint.allocated_at);
+            }
+        }
+        // The rotation goes on behind the most recent allocation, which is only
+        // known now for the blocks that were there before.
+        self.relearn();
+    }
+
+    /// Replaces the set of blocks that the node owns.
+    pub fn set_blocks(&mut self, blocks: &BTreeMap<Cidr, BlockService>, now_ms: u64) {
+        let gone: Vec<Cidr> = self
+            .blocks
+            .keys()
+            .filter(|block| !blocks.contains_key(block))
+            .copied()
+            .collect();
+        for block in gone {
+            self.remove_block(&block, now_ms);
+        }
+        for (&block, &service) in blocks {
+            self.put_block(block, service, now_ms);
+        }
+    }
+
+    /// Adds a block, or changes whether it serves.
+    pub fn put_block(&mut self, block: Cidr, service: BlockService, now_ms: u64) {
+        if let Some(own) = self.blocks.get_mut(&block) {
+            own.service = service;
+            return;
+        }
+        self.prune_strays(now_ms);
+        let mut own = OwnBlock::new(block, service);
+        self.learn(&mut own);
+        self.blocks.insert(block, own);
+    }
+
+    /// Removes a block. Addresses of it that are in use stay in use.
+    pub fn remove_block(&mut self, block: &Cidr, now_ms: u64) {
+        if let Some(own) = self.blocks.remove(block) {
+            self.strays.extend(own.released());
+            self.prune_strays(now_ms);
+        }
+    }
+
+    /// Replaces what is never handed out: the reserved ranges of the pools and
+    /// single addresses such as the node's own, as host prefixes.
+    pub fn set_reserved(&mut self, reserved: BTreeSet<Cidr>) {
+        if reserved == self.reserved {
+            return;
+        }
+        self.reserved_v4 = Intervals::default();
+        self.reserved_v6 = Intervals::default();
+        for range in &reserved {
+            match range.family() {
+                Family::V4 => &mut self.reserved_v4,
+                Family::V6 => &mut self.reserved_v6,
+            }
+            .insert(range.first_bits(), range.last_bits());
+        }
+        self.reserved = reserved;
+        self.relearn();
+    }
+
+    /// Gives `owner` an address of `family`: the one that it has, or the next.
+    /// `now_ms` is the boot-time clock's.
+    ///
+    /// # Errors
+    /// When no block serves, or all addresses are taken.
+    pub fn allocate(
+        &mut self,
+        owner: &AttachmentId,
+        family: Family,
+        now_ms: u64,
+    ) -> Result<Allocation, AllocateError> {
+        let of_family = |address: &&IpAddr| Family::of(**address) == family;
+        if let Some(&address) = self.addresses_of(owner).iter().find(of_family) {
+            return Ok(Allocation {
+                address,
+                existing: true,
+                early: false,
+            });
+        }
+        let (address, early) = self.next_address(family, now_ms)?;
+        self.occupy(owner, address, now_ms);
+        self.early_reuses += u64::from(early);
+        Ok(Allocation {
+            address,
+            existing: false,
+            early,
+        })
+    }
+
+    /// Takes back all addresses of `owner` and says which they were; none when it
+    /// is unknown.
+    pub fn release(&mut self, owner: &AttachmentId, now_ms: u64) -> Vec<IpAddr> {
+        let addresses = self.owners.remove(owner).unwrap_or_default();
+        for &address in &addresses {
+            let Some(used) = self.in_use.get_mut(&address) else {
+                continue;
+            };
+            used.owners = used.owners.saturating_sub(1);
+            if used.owners > 0 {
+                continue;
+            }
+            self.in_use.remove(&address);
+            self.freed(address, now_ms);
+        }
+        addresses
+    }
+
+    /// The addresses that `owner` has.
+    pub fn addresses_of(&self, owner: &AttachmentId) -> &[IpAddr] {
+        self.owners.get(owner).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether anybody has this address.
+    pub fn is_in_use(&self, address: IpAddr) -> bool {
+        self.in_use.contains_key(&address)
+    }
+
+    /// Used and free addresses of every block, draining ones included.
+    pub fn usage(&self) -> BTreeMap<Cidr, BlockUsage> {
+        self.blocks
+            .iter()
+            .map(|(&block, own)| (block, own.usage()))
+            .collect()
+    }
+
+    /// Used and free addresses of the blocks that serve.
+    pub fn serving_usage(&self, family: Family) -> BTreeMap<Cidr, BlockUsage> {
+        self.serving(family)
+            .map(|(&block, own)| (block, own.usage()))
+            .collect()
+    }
+
+    /// How many addresses were handed out before they had cooled down.
+    pub fn early_reuses(&self) -> u64 {
+        self.early_reuses
+    }
+
+    fn next_address(
+        &mut self,
+        family: Family,
+        now_ms: u64,
+    ) -> Result<(IpAddr, bool), AllocateError> {
+        let Self {
+            blocks,
+            in_use,
+            reserved_v4,
+            reserved_v6,
+            ..
+        } = self;
+        let reserved = match family {
+            Family::V4 => &*reserved_v4,
+            Family::V6 => &*reserved_v6,
+        };
+        for own in blocks.values_mut().filter(|own| own.serves(family)) {
+            if let Some(address) = own.next_fresh(reserved, |a| in_use.contains_key(&a)) {
+                return Ok((address, false));
+            }
+        }
+        let rested = blocks
+            .values()
+            .filter(|own| own.serves(family))
+            .filter_map(OwnBlock::longest_rested)
+            .min();
+        if let Some(((released_at, _), address)) = rested {
+            let early = now_ms.saturating_sub(released_at) < self.cool_down_ms;
+            return Ok((address, early));
+        }
+        Err(self.refusal(family))
+    }
+
+    fn refusal(&self, family: Family) -> AllocateError {
+        let owned = self.blocks.keys().filter(|b| b.family() == family).count();
+        let serving: Vec<_> = self.serving(family).collect();
+        match (owned, serving.len()) {
+            (0, _) => AllocateError::NoBlock { family },
+            (blocks, 0) => AllocateError::AllDraining { family, blocks },
+            (_, blocks) => AllocateError::Full {
+                family,
+                blocks,
+                used: serving
+                    .iter()
+                    .map(|(_, own)| u64::from(own.usage().used))
+                    .sum(),
+            },
+        }
+    }
+
+    fn occupy(&mut self, owner: &AttachmentId, address: IpAddr, allocated_at: u64) {
+        let owned = self.owners.entry(owner.clone()).or_default();
+        if owned.contains(&address) {
+            return;
+        }
+        owned.push(address);
+        self.strays.remove(&address);
+        let used = self.in_use.entry(address).or_insert(Use {
+            allocated_at,
+            owners: 0,
+        });
+        used.owners += 1;
+        used.allocated_at = used.allocated_at.max(allocated_at);
+        if used.owners == 1 {
+            let reserved = self.is_reserved(address);
+            for own in self.blocks_of(address) {
+                own.occupied(address, reserved);
+            }
+        }
+    }
+
+    /// Lets an address rest that nobody has any more.
+    fn freed(&mut self, address: IpAddr, now_ms: u64) {
+        let reserved = self.is_reserved(address);
+        self.releases += 1;
+        let order = (now_ms, self.releases);
+        let mut ours = false;
+        for own in self.blocks_of(address) {
+            own.freed(reserved);
+            if !reserved {
+                own.rest(address, order);
+                ours = true;
+            }
+        }
+        if !ours {
+            self.prune_strays(now_ms);
+            self.strays.insert(address, now_ms);
+        }
+    }
+
+    /// Builds every block's bookkeeping anew, after what is reserved or restored
+    /// changed; nothing about use or rest is forgotten.
+    fn relearn(&mut self) {
+        for (block, mut own) in std::mem::take(&mut self.blocks) {
+            self.strays.extend(own.released());
+            own.forget();
+            self.learn(&mut own);
+            self.blocks.insert(block, own);
+        }
+    }
+
+    /// Tells a block what is in use, resting and reserved in it.
+    fn learn(&mut self, own: &mut OwnBlock) {
+        let (first, last) = (own.cidr().first(), own.cidr().last());
+        let reserved = self.reserved_of(own.cidr().family());
+        own.set_usable(reserved);
+        let mut newest: Option<(u64, IpAddr)> = None;
+        for (&address, used) in self.in_use.range(first..=last) {
+            own.occupied(
+                address,
+                reserved.end_of_run(cidr::to_bits(address)).is_some(),
+            );
+            newest = newest.max(Some((used.allocated_at, address)));
+        }
+        if let Some((_, address)) = newest {
+            own.begin_behind(address);
+        }
+        let resting: Vec<(IpAddr, u64)> = self
+            .strays
+            .range(first..=last)
+            .filter(|(address, _)| !self.is_reserved(**address))
+            .map(|(&address, &at)| (address, at))
+            .collect();
+        for (address, at) in resting {
+            self.strays.remove(&address);
+            self.releases += 1;
+            own.rest(address, (at, self.releases));
+        }
+    }
+
+    /// Forgets what has cooled down outside our blocks.
+    fn prune_strays(&mut self, now_ms: u64) {
+        let cool_down = self.cool_down_ms;
+        self.strays
+            .retain(|_, at| now_ms.saturating_sub(*at) < cool_down);
+    }
+
+    fn serving(&self, family: Family) -> impl Iterator<Item = (&Cidr, &OwnBlock)> {
+        self.blocks
+            .iter()
+            .filter(move |(_, own)| own.serves(family))
+    }
+
+    /// Our blocks that hold `address`. One at most, unless the store holds blocks
+    /// that overlap; then all must know, so that none hands it out again.
+    fn blocks_of(&mut self, address: IpAddr) -> impl Iterator<Item = &mut OwnBlock> {
+        self.blocks
+            .values_mut()
+            .filter(move |own| own.cidr().contains(address))
+    }
+
+    fn reserved_of(&self, family: Family) -> &Intervals {
+        match family {
+            Family::V4 => &self.reserved_v4,
+            Family::V6 => &self.reserved_v6,
+        }
+    }
+
+    fn is_reserved(&self, address: IpAddr) -> bool {
+        self.reserved_of(Family::of(address))
+            .end_of_run(cidr::to_bits(address))
+            .is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests;
