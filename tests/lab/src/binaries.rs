@@ -114,6 +114,9 @@ mod tests {
         let error = find(&["/nowhere/release".into()], "viaduct", "viaduct-cni")
             .unwrap_err()
             .to_string();
-        assert!(error.contains("cargo build --release -p viaduct-cni"), "{error}");
+        assert!(
+            error.contains("cargo build --release -p viaduct-cni"),
+            "{error}"
+        );
     }
 }

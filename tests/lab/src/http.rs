@@ -48,9 +48,10 @@ pub fn get_here(server: SocketAddr, path: &str) -> Result<Answer> {
 fn parse(text: &str) -> Option<Answer> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split_whitespace().nth(1)?.parse().ok()?;
-    let chunked = head
-        .lines()
-        .any(|l| l.to_ascii_lowercase().starts_with("transfer-encoding: chunked"));
+    let chunked = head.lines().any(|l| {
+        l.to_ascii_lowercase()
+            .starts_with("transfer-encoding: chunked")
+    });
     Some(Answer {
         status,
         body: if chunked {
@@ -82,8 +83,9 @@ mod tests {
     fn plain_and_chunked_bodies_are_read() {
         let plain = parse("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno");
         assert_eq!(plain.map(|a| (a.status, a.body)), Some((503, "no".into())));
-        let chunked =
-            parse("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n");
+        let chunked = parse(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n",
+        );
         assert_eq!(chunked.map(|a| a.body), Some("abcd".into()));
         assert_eq!(parse("SSH-2.0"), None);
     }

@@ -46,11 +46,7 @@ impl Lab {
     ///
     /// # Errors
     /// The first thing that does not come up.
-    pub fn up_with(
-        options: LabOptions,
-        control: Control,
-        progress: &dyn Fn(&str),
-    ) -> Result<Self> {
+    pub fn up_with(options: LabOptions, control: Control, progress: &dyn Fn(&str)) -> Result<Self> {
         let lab = Self::base(options, control, progress)?;
         let (nodes, pods) = (lab.options.nodes, lab.options.pods);
         if lab.options.controller {
@@ -61,7 +57,10 @@ impl Lab {
             lab.add_nodes(nodes)?;
         }
         if pods > 0 {
-            progress(&format!("adding {} pods through the CNI plugin", nodes * pods));
+            progress(&format!(
+                "adding {} pods through the CNI plugin",
+                nodes * pods
+            ));
             lab.add_pods(pods)?;
         }
         Ok(lab)
@@ -86,12 +85,8 @@ impl Lab {
         progress("opening the datastore");
         let control = Arc::new(control);
         let store = StoreServer::start(&options.datastore, &control)?;
-        let mut args = vec![
-            "--datastore".to_owned(),
-            store.url().to_owned(),
-            "--http".to_owned(),
-            CONTROLLER_HTTP.to_string(),
-        ];
+        let mut args = store_flags(&store, &options);
+        args.extend(["--http".to_owned(), CONTROLLER_HTTP.to_string()]);
         if let Some(pool) = &options.pool {
             args.extend(["--pool".to_owned(), pool.clone()]);
         }
@@ -137,8 +132,26 @@ impl Lab {
     pub fn store_options(&self) -> viaduct_datastore::StoreOptions {
         viaduct_datastore::StoreOptions {
             url: self.store.url().to_owned(),
+            etcd_prefix: Some(self.options.etcd_prefix.clone()),
             ..Default::default()
         }
+    }
+
+    /// What everything that runs in the lab finds in its environment.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let mut env = vec![
+            ("PATH".to_owned(), binaries::search_path()),
+            ("VIADUCT_DATASTORE".to_owned(), self.store.url().to_owned()),
+            (
+                "VIADUCT_ETCD_PREFIX".to_owned(),
+                self.options.etcd_prefix.clone(),
+            ),
+        ];
+        if let Some(endpoints) = self.store.etcd_endpoints() {
+            env.push(("ETCDCTL_ENDPOINTS".to_owned(), endpoints.to_owned()));
+            env.push(("ETCDCTL_API".to_owned(), "3".to_owned()));
+        }
+        env
     }
 
     /// The controller's process.
@@ -161,7 +174,10 @@ impl Lab {
             self.controller_http("/healthz").map(drop)
         })
         .with_context(|| {
-            format!("the controller; its log ends:\n{}", self.controller.log_tail(10))
+            format!(
+                "the controller; its log ends:\n{}",
+                self.controller.log_tail(10)
+            )
         })?;
         ended.map_or(Ok(()), Err)
     }
@@ -177,10 +193,8 @@ impl Lab {
     /// Another controller, not yet started, with its health at `port`.
     pub fn another_controller(&self, name: &str, port: u16) -> Daemon {
         let mut args = self.controller.args();
-        args.extend(["--http".to_owned(), format!("127.0.0.1:{port}")]);
-        // The last of two flags does not win everywhere: the first goes.
         if let Some(at) = args.iter().position(|a| a == "--http") {
-            args.drain(at..at + 2);
+            args[at + 1] = format!("127.0.0.1:{port}");
         }
         Daemon::new(
             name,
@@ -198,12 +212,8 @@ impl Lab {
     /// When its namespace cannot be made.
     pub fn new_node(&self) -> Result<Arc<Node>> {
         let number = self.nodes().len() + 1;
-        let mut args = vec![
-            "--datastore".to_owned(),
-            self.store.url().to_owned(),
-            "--backend".to_owned(),
-            "vxlan".to_owned(),
-        ];
+        let mut args = store_flags(&self.store, &self.options);
+        args.extend(["--backend".to_owned(), "vxlan".to_owned()]);
         args.extend_from_slice(&self.options.agent_args);
         let node = Arc::new(Node::create(
             &format!("n{number}"),
@@ -317,4 +327,15 @@ impl Lab {
             .map(|daemon| format!("--- {}\n{}\n", daemon.name(), daemon.log_tail(lines)))
             .collect()
     }
+}
+
+fn store_flags(store: &StoreServer, options: &LabOptions) -> Vec<String> {
+    [
+        "--datastore",
+        store.url(),
+        "--etcd-prefix",
+        &options.etcd_prefix,
+    ]
+    .map(str::to_owned)
+    .into()
 }

@@ -19,10 +19,7 @@ use crate::wait::eventually;
 use crate::{binaries, command, netns, underlay};
 
 /// Where the agent serves health, readiness and metrics, in its node's namespace.
-pub const AGENT_HTTP: SocketAddr = SocketAddr::new(
-    std::net::IpAddr::V4(Ipv4Addr::LOCALHOST),
-    9870,
-);
+pub const AGENT_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9870);
 
 /// How long an agent may take to get ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,7 +51,10 @@ impl Node {
         let run_dir = PathBuf::from(format!("/run/viaduct-{name}"));
         Privilege::NetAdmin.own_dir(&run_dir, 0o755)?;
         let conflist = cni::conflist(&run_dir.join("cni.sock"));
-        let net_d = Path::new(crate::lab::DIR).join("nodes").join(name).join("net.d");
+        let net_d = Path::new(crate::lab::DIR)
+            .join("nodes")
+            .join(name)
+            .join("net.d");
         std::fs::create_dir_all(&net_d)?;
         std::fs::write(
             net_d.join("10-viaduct.conflist"),
@@ -165,7 +165,11 @@ impl Node {
         match ended {
             Some(error) => Err(error),
             None => waited.with_context(|| {
-                format!("agent {}; its log ends:\n{}", self.name, self.agent.log_tail(10))
+                format!(
+                    "agent {}; its log ends:\n{}",
+                    self.name,
+                    self.agent.log_tail(10)
+                )
             }),
         }
     }

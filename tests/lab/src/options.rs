@@ -17,6 +17,8 @@ pub struct LabOptions {
     pub pods: usize,
     /// Where the records are.
     pub datastore: Datastore,
+    /// The prefix of all keys in etcd (`--etcd-prefix`).
+    pub etcd_prefix: String,
     /// The pool that the controller bootstraps (`--pool`); none when absent.
     pub pool: Option<String>,
     /// More arguments for every agent.
@@ -35,6 +37,7 @@ impl Default for LabOptions {
             nodes: 2,
             pods: 1,
             datastore: Datastore::Sqlite,
+            etcd_prefix: "/viaduct".to_owned(),
             pool: Some("10.64.0.0/16".to_owned()),
             agent_args: Vec::new(),
             controller_args: Vec::new(),
@@ -89,7 +92,9 @@ impl FromStr for Datastore {
                  name another host; give an etcd:// URL without TLS",
             ));
         }
-        let hosts = text.strip_prefix("etcd://").ok_or_else(|| refused(ALLOWED))?;
+        let hosts = text
+            .strip_prefix("etcd://")
+            .ok_or_else(|| refused(ALLOWED))?;
         let endpoints: Vec<String> = hosts
             .split(',')
             .map(|host| match host.rsplit_once(':') {
@@ -97,7 +102,10 @@ impl FromStr for Datastore {
                 _ => format!("{host}:2379"),
             })
             .collect();
-        if hosts.split(',').any(|h| h.is_empty() || h.contains(['/', '@', ' '])) {
+        if hosts
+            .split(',')
+            .any(|h| h.is_empty() || h.contains(['/', '@', ' ']))
+        {
             return Err(refused(ALLOWED));
         }
         Ok(Datastore::Relayed(endpoints))
@@ -120,7 +128,14 @@ mod tests {
                 "h:2379".into()
             ]))
         );
-        for bad in ["", "mysql", "etcd://", "etcds://h:1", "etcd://a,,b", "etcd://u@h"] {
+        for bad in [
+            "",
+            "mysql",
+            "etcd://",
+            "etcds://h:1",
+            "etcd://a,,b",
+            "etcd://u@h",
+        ] {
             let error = bad.parse::<Datastore>().unwrap_err();
             assert_eq!(error.field, "--datastore", "{bad}");
         }

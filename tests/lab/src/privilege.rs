@@ -70,8 +70,7 @@ impl Privilege {
         make_dir(path, mode)?;
         if has_uids()? {
             let uid = Some(self.uid());
-            std::os::unix::fs::chown(path, uid, uid)
-                .with_context(|| path.display().to_string())?;
+            std::os::unix::fs::chown(path, uid, uid).with_context(|| path.display().to_string())?;
         }
         Ok(())
     }
@@ -109,7 +108,11 @@ pub fn holds_only_net_admin(pid: u32) -> Result<()> {
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(&path).with_context(|| path.clone())?;
     let sets = capability_sets(&status);
-    anyhow::ensure!(sets.len() == 5, "{path} shows {} capability sets", sets.len());
+    anyhow::ensure!(
+        sets.len() == 5,
+        "{path} shows {} capability sets",
+        sets.len()
+    );
     for (name, bits) in sets {
         let exact = matches!(name.as_str(), "CapPrm" | "CapEff");
         anyhow::ensure!(
@@ -131,13 +134,25 @@ mod tests {
         );
         assert_eq!(
             sets,
-            [("CapInh".to_owned(), 0), ("CapPrm".to_owned(), CAP_NET_ADMIN)]
+            [
+                ("CapInh".to_owned(), 0),
+                ("CapPrm".to_owned(), CAP_NET_ADMIN)
+            ]
         );
     }
 
     #[test]
     fn a_daemon_never_keeps_roots_uid_where_there_is_another() {
-        assert!(Privilege::Plain.setpriv(true).contains(&"--reuid=64086".to_owned()));
-        assert!(!Privilege::Plain.setpriv(false).iter().any(|a| a.contains("uid")));
+        assert!(
+            Privilege::Plain
+                .setpriv(true)
+                .contains(&"--reuid=64086".to_owned())
+        );
+        assert!(
+            !Privilege::Plain
+                .setpriv(false)
+                .iter()
+                .any(|a| a.contains("uid"))
+        );
     }
 }

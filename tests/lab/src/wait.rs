@@ -72,8 +72,10 @@ mod tests {
 
     #[test]
     fn the_last_error_is_told() {
-        let error = eventually(Duration::ZERO, || -> Result<()> { anyhow::bail!("not yet") })
-            .unwrap_err();
+        let error = eventually(Duration::ZERO, || -> Result<()> {
+            anyhow::bail!("not yet")
+        })
+        .unwrap_err();
         assert!(format!("{error:#}").ends_with("not yet"));
     }
 }

@@ -97,9 +97,6 @@ mod tests {
     #[test]
     fn a_packets_length_counts_its_headers() {
         let args = Echo::whole(1450).args("10.0.0.1".parse().unwrap());
-        assert_eq!(
-            args.join(" "),
-            "-n -q -c 1 -W 1.000 -s 1422 -M do 10.0.0.1"
-        );
+        assert_eq!(args.join(" "), "-n -q -c 1 -W 1.000 -s 1422 -M do 10.0.0.1");
     }
 }

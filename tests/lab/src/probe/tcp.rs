@@ -136,10 +136,9 @@ fn answer(mut stream: TcpStream, payload: &Payload) -> Result<()> {
 /// # Errors
 /// When it cannot be reached, or a byte is missing or another than was sent.
 pub fn transfer(netns: &Path, server: SocketAddr, payload: &Payload) -> Result<Transfer> {
-    let mut stream = crate::netns::within(netns, || {
-        Ok(TcpStream::connect_timeout(&server, TIMEOUT)?)
-    })
-    .context("connecting")?;
+    let mut stream =
+        crate::netns::within(netns, || Ok(TcpStream::connect_timeout(&server, TIMEOUT)?))
+            .context("connecting")?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(&payload.bytes).context("sending")?;

@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt,
-    socket, sockopt,
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
+    sockopt,
 };
 
 /// The UDP port of VXLAN that Viaduct uses.
@@ -40,7 +40,9 @@ impl Seen {
         let Some(outer) = Ip::of_frame(frame) else {
             return;
         };
-        let carried = outer.udp_payload_to(VXLAN_PORT).and_then(|vxlan| vxlan.get(8..));
+        let carried = outer
+            .udp_payload_to(VXLAN_PORT)
+            .and_then(|vxlan| vxlan.get(8..));
         let (map, ip) = match carried {
             Some(inner) => match Ip::of_frame(inner) {
                 Some(ip) => (&mut self.inside, ip),
@@ -68,7 +70,9 @@ impl<'a> Ip<'a> {
         let packet = &frame[14..];
         let header = usize::from(packet.first()? & 0x0f) * 4;
         let address = |at: usize| -> Option<Ipv4Addr> {
-            Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?))
+            Some(Ipv4Addr::from(
+                <[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?,
+            ))
         };
         Some(Self {
             source: address(12)?,
