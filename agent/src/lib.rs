@@ -7,6 +7,8 @@
 //! CNI ADD/DEL ─────┘  (`state`)  (`backend`)        (`dataplane`)      (`kernel`)
 //! ```
 
+pub mod backend;
+pub mod dataplane;
 pub mod kernel;
 pub mod node;
 pub mod run_dir;
