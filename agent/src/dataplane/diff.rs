@@ -10,8 +10,8 @@
 use std::collections::BTreeSet;
 
 use super::objects::{
-    Actual, ActualLink, Desired, DesiredLink, LinkKind, LinkName, Route, RouteKind, Settings6,
-    VXLAN_LINK, is_ours,
+    Actual, ActualLink, Desired, DesiredLink, LinkKind, LinkName, Route, Settings6, VXLAN_LINK,
+    is_ours,
 };
 use super::plan::{Op, Plan};
 
@@ -196,18 +196,9 @@ fn in_the_way(old: &Route, desired: &Desired) -> bool {
     old.odd
         || desired
             .routes
-            .range(first_to(old)..)
+            .range(Route::least_to(old.destination)..)
             .take_while(|new| new.destination == old.destination)
             .any(|new| old.deletion_fits(new))
-}
-
-/// The least of all routes to the destination of `route`.
-fn first_to(route: &Route) -> Route {
-    Route {
-        kind: RouteKind::Unicast,
-        scope: super::objects::Scope::Universe,
-        ..Route::blackhole(route.destination)
-    }
 }
 
 fn excess_routes(desired: &Desired, actual: &Actual, links: &Links) -> Vec<Route> {

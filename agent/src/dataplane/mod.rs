@@ -5,9 +5,19 @@
 //! a [`crate::state::DataplaneReport`]. It decides over plain data and touches the
 //! kernel through one trait ([`kernel::Kernel`]), which the tests replace.
 
+pub mod cycle;
 pub mod diff;
 pub mod endpoints;
+pub mod hints;
+pub mod kernel;
 pub mod objects;
+pub mod pace;
 pub mod plan;
+pub mod reconciler;
+
 #[cfg(test)]
-pub mod testing;
+mod fake;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

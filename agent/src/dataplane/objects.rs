@@ -207,6 +207,14 @@ impl Route {
         }
     }
 
+    /// The least of all routes to `destination`, where a search in order begins.
+    pub fn least_to(destination: Cidr) -> Self {
+        Self {
+            kind: RouteKind::Unicast,
+            ..Self::blackhole(destination)
+        }
+    }
+
     /// Whether a request to delete this route could delete `other` instead.
     ///
     /// The kernel deletes the first route that fits, and takes what the request

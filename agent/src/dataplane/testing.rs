@@ -12,11 +12,11 @@ use crate::state::{LocalNode, NodeState, UnderlayLink};
 
 /// Node `a` (this one), with block 10.64.0.0/26, and its peer `b`.
 #[derive(Debug, Clone)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     /// This node.
-    pub local: LocalNode,
+    pub(crate) local: LocalNode,
     /// What the records say.
-    pub view: ClusterView,
+    pub(crate) view: ClusterView,
 }
 
 fn name(text: &str) -> NodeName {
@@ -35,7 +35,7 @@ impl Default for Cluster {
 
 impl Cluster {
     /// Two nodes with a block each.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let local = LocalNode {
             name: name("a"),
             underlay: UnderlayLink {
@@ -62,7 +62,7 @@ impl Cluster {
     }
 
     /// A peer with number `n`, its block and its overlay address.
-    pub fn peer(&mut self, peer: &str, n: u16) {
+    pub(crate) fn peer(&mut self, peer: &str, n: u16) {
         let [hi, lo] = n.to_be_bytes();
         let first = Ipv4Addr::new(10, 64 + hi, lo, 0);
         let node = Node {
@@ -88,12 +88,12 @@ impl Cluster {
     }
 
     /// The record of a node.
-    pub fn node(&mut self, node: &str) -> &mut Node {
+    pub(crate) fn node(&mut self, node: &str) -> &mut Node {
         self.view.nodes.get_mut(&name(node)).expect("the node")
     }
 
     /// Sets how a node carries traffic.
-    pub fn carrier(&mut self, node: &str, vni: u32, port: u16, vtep_mac: MacAddr) {
+    pub(crate) fn carrier(&mut self, node: &str, vni: u32, port: u16, vtep_mac: MacAddr) {
         self.node(node).backend = Backend::Vxlan {
             vni,
             port,
@@ -102,7 +102,7 @@ impl Cluster {
     }
 
     /// Adds a block.
-    pub fn block(&mut self, block: &str, node: &str) -> &mut Block {
+    pub(crate) fn block(&mut self, block: &str, node: &str) -> &mut Block {
         let block = Block::new(
             cidr(block),
             "default".parse().expect("a pool's name"),
@@ -113,13 +113,13 @@ impl Cluster {
     }
 
     /// Adds a pool.
-    pub fn pool(&mut self, pool: &str, range: &str) {
+    pub(crate) fn pool(&mut self, pool: &str, range: &str) {
         let pool = pool.parse().expect("a pool's name");
         self.view.pools.insert(pool, Pool::new(cidr(range), None));
     }
 
     /// As the agent publishes it.
-    pub fn state(&self) -> NodeState {
+    pub(crate) fn state(&self) -> NodeState {
         NodeState {
             local: self.local.clone(),
             view: Arc::new(self.view.clone()),
@@ -128,7 +128,7 @@ impl Cluster {
 }
 
 /// An endpoint with one address.
-pub fn endpoint(container: &str, address: &str, wired: bool) -> Endpoint {
+pub(crate) fn endpoint(container: &str, address: &str, wired: bool) -> Endpoint {
     let id = AttachmentId::new(container, "eth0").expect("an attachment");
     Endpoint {
         link: id.link_name(),
