@@ -7,8 +7,7 @@
 //! CNI ADD/DEL ─────┘  (`state`)  (`backend`)        (`dataplane`)      (`kernel`)
 //! ```
 
-pub mod backend;
-pub mod dataplane;
+pub mod cni;
 pub mod kernel;
 pub mod node;
 pub mod run_dir;

@@ -1,0 +1,263 @@
+//! The agent's socket: who may ask, what a question looks like, how long a client
+//! may take. What the answer is decides the owner of the ledger.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use viaduct_cni::CniError;
+use viaduct_cni::frame::{self, FrameError, HEADER};
+use viaduct_cni::protocol::{PROTOCOL, Reply, Request, Verb};
+use viaduct_model::AttachmentId;
+
+use super::descriptors::Namespace;
+use super::metrics::CniMetrics;
+use super::owner::{Event, Job};
+use crate::state::{DataplaneReport, NodeState};
+
+/// How long a client may take to send its question or to fetch its answer.
+const CLIENT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long an ADD waits for a node that is just becoming ready. The runtime tries
+/// again, after a longer pause.
+const READY_LIMIT: Duration = Duration::from_secs(1);
+
+/// Clients at once; the others wait in the socket's queue. Each costs up to three
+/// descriptors.
+const CLIENTS: usize = 200;
+
+/// What every connection needs.
+#[derive(Debug, Clone)]
+pub(super) struct Context {
+    pub(super) owner: mpsc::Sender<Event>,
+    pub(super) node: watch::Receiver<Option<NodeState>>,
+    pub(super) report: watch::Receiver<DataplaneReport>,
+    pub(super) metrics: CniMetrics,
+}
+
+/// The socket's file name inside the run directory.
+const SOCKET: &str = "cni.sock";
+
+/// Begins to listen. A socket that an earlier agent left is replaced: who holds
+/// the run directory's lock owns it.
+///
+/// # Errors
+/// As the file system's.
+pub(super) fn listen(run_dir: &Path) -> io::Result<(UnixListener, PathBuf)> {
+    let path = run_dir.join(SOCKET);
+    // Bound under another name first, so that nobody connects before the mode is
+    // right, and that there is never no socket.
+    let fresh = run_dir.join("cni.sock.new");
+    match std::fs::remove_file(&fresh) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&fresh)?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&fresh, &path)?;
+    Ok((listener, path))
+}
+
+/// Takes connections until told to stop.
+pub(super) async fn serve(
+    listener: UnixListener,
+    context: Context,
+    mut stop: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(CLIENTS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let context = context.clone();
+                tokio::spawn(async move {
+                    converse(stream, &context).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot take a connection of the CNI plugin");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// One connection: one question, one answer.
+async fn converse(mut stream: UnixStream, context: &Context) {
+    let begun = Instant::now();
+    let asked = tokio::time::timeout(CLIENT_LIMIT, hear(&mut stream)).await;
+    let (verb, reply) = match asked {
+        Ok(Ok((request, descriptors))) => {
+            let verb = request.verb;
+            (Some(verb), answer(request, descriptors, context).await)
+        }
+        Ok(Err(Deaf::Gone)) => return,
+        Ok(Err(Deaf::Refused(error))) => (None, Reply::Refused(error)),
+        Err(_) => (
+            None,
+            Reply::Refused(CniError::new(
+                CniError::PROTOCOL,
+                format!("no whole request came within {CLIENT_LIMIT:?}"),
+            )),
+        ),
+    };
+    if let Some(verb) = verb {
+        context.metrics.answered(verb, &reply, begun.elapsed());
+    } else if let Reply::Refused(error) = &reply {
+        tracing::warn!(error = %error.msg, "a client of the CNI socket is refused");
+    }
+    let frame = match frame::encode(&reply) {
+        Ok(frame) => frame,
+        Err(error) => return tracing::error!(%error, "cannot print a reply"),
+    };
+    match tokio::time::timeout(CLIENT_LIMIT, stream.write_all(&frame)).await {
+        Ok(Ok(())) => {}
+        _ => tracing::warn!("a client of the CNI socket did not fetch its answer"),
+    }
+}
+
+/// Why there is nothing to answer, or nothing but a refusal.
+enum Deaf {
+    Gone,
+    Refused(CniError),
+}
+
+async fn hear(stream: &mut UnixStream) -> Result<(Request, Vec<OwnedFd>), Deaf> {
+    let refuse = |msg: String| Deaf::Refused(CniError::new(CniError::PROTOCOL, msg));
+    let peer = stream
+        .peer_cred()
+        .map_err(|e| refuse(format!("cannot tell who asks: {e}")))?;
+    let own = nix::unistd::geteuid().as_raw();
+    if peer.uid() != 0 && peer.uid() != own {
+        return Err(refuse(format!(
+            "uid {} may not ask: only root and uid {own} may",
+            peer.uid()
+        )));
+    }
+    let mut descriptors = Vec::new();
+    let mut header = [0; HEADER];
+    let mut have = 0;
+    while have < HEADER {
+        let free = header.get_mut(have..).unwrap_or_default();
+        match receive(stream, free, &mut descriptors).await {
+            // Whoever only tries whether we listen gets no complaint.
+            Ok(0) if have == 0 => return Err(Deaf::Gone),
+            Ok(0) => return Err(refuse("the request ends within its header".to_owned())),
+            Ok(n) => have += n,
+            Err(e) => return Err(refuse(e.to_string())),
+        }
+    }
+    let length = frame::payload_length(header).map_err(|e| refuse(e.to_string()))?;
+    let mut payload = vec![0; length];
+    stream
+        .read_exact(&mut payload)
+        .await
+        .map_err(|e| refuse(format!("the request ends early: {e}")))?;
+    let request: Request = frame::decode(&payload).map_err(|e| refuse(e.to_string()))?;
+    if request.protocol != PROTOCOL {
+        return Err(refuse(format!(
+            "the plugin speaks protocol {}, this agent {PROTOCOL}; install the plugin of this release",
+            request.protocol
+        )));
+    }
+    Ok((request, descriptors))
+}
+
+async fn receive(
+    stream: &UnixStream,
+    buffer: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> Result<usize, FrameError> {
+    loop {
+        stream.readable().await?;
+        let mut refused = None;
+        let received = stream.try_io(Interest::READABLE, || {
+            frame::receive_with_descriptors(stream, buffer, descriptors).or_else(|e| match e {
+                FrameError::Socket(e) => Err(e),
+                other => {
+                    refused = Some(other);
+                    Ok(0)
+                }
+            })
+        });
+        match (received, refused) {
+            (_, Some(refused)) => return Err(refused),
+            (Err(e), None) if e.kind() == io::ErrorKind::WouldBlock => {}
+            (received, None) => return Ok(received?),
+        }
+    }
+}
+
+async fn answer(request: Request, descriptors: Vec<OwnedFd>, context: &Context) -> Reply {
+    if let Err(invalid) = AttachmentId::new(&request.id.container_id, &request.id.ifname) {
+        return Reply::Refused(CniError::new(
+            CniError::INVALID_ENVIRONMENT,
+            invalid.to_string(),
+        ));
+    }
+    let namespace = match request.verb {
+        Verb::Del => None,
+        Verb::Add => {
+            if let Err(error) = ready(context).await {
+                return Reply::Refused(error);
+            }
+            match Namespace::check(descriptors) {
+                Ok(namespace) => Some(namespace),
+                Err(error) => return Reply::Refused(error),
+            }
+        }
+    };
+    let (answer, answered) = oneshot::channel();
+    let job = Job {
+        request,
+        namespace,
+        answer,
+    };
+    let gone = || {
+        Reply::Refused(CniError::new(
+            CniError::TRY_AGAIN_LATER,
+            "viaduct-agent is stopping",
+        ))
+    };
+    if context.owner.send(Event::Job(job)).await.is_err() {
+        return gone();
+    }
+    answered.await.unwrap_or_else(|_| gone())
+}
+
+/// Waits a moment for the node to be able to wire pods.
+async fn ready(context: &Context) -> Result<(), CniError> {
+    let (mut node, mut report) = (context.node.clone(), context.report.clone());
+    let becoming = async {
+        let known = node.wait_for(|n| n.as_ref().is_some_and(|n| n.local.overlay.is_some()));
+        known.await.is_ok() && report.wait_for(|r| r.can_wire).await.is_ok()
+    };
+    if let Ok(true) = tokio::time::timeout(READY_LIMIT, becoming).await {
+        return Ok(());
+    }
+    let why = match &*context.node.borrow() {
+        None => "it has not read the cluster from the datastore yet".to_owned(),
+        Some(n) if n.local.overlay.is_none() => "it owns no block of pod addresses yet".to_owned(),
+        Some(_) => match context.report.borrow().problems.first() {
+            Some(problem) => format!("its own network does not stand yet: {problem}"),
+            None => "its own network does not stand yet".to_owned(),
+        },
+    };
+    Err(CniError::new(
+        CniError::TRY_AGAIN_LATER,
+        format!("this node cannot attach pods yet: {why}"),
+    ))
+}
