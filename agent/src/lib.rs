@@ -7,7 +7,9 @@
 //! CNI ADD/DEL ─────┘  (`state`)  (`backend`)        (`dataplane`)      (`kernel`)
 //! ```
 
+pub mod backend;
 pub mod cni;
+pub mod dataplane;
 pub mod kernel;
 pub mod node;
 pub mod run_dir;

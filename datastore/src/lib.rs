@@ -6,8 +6,10 @@
 
 mod backoff;
 mod connectivity;
+pub mod etcd;
 pub mod flags;
 pub mod follow;
+pub mod liveness;
 pub mod records;
 pub mod sqlite;
 pub mod store;
@@ -15,6 +17,7 @@ pub mod url;
 
 pub use flags::StoreArgs;
 pub use follow::{Update, follow};
+pub use liveness::{HoldError, HoldState, Holding, hold};
 pub use records::{Named, Records};
 pub use store::{
     Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Store, StoreError, Version,

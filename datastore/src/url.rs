@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use viaduct_model::Invalid;
 
+use crate::etcd::EtcdStore;
 use crate::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 
@@ -35,13 +36,7 @@ pub struct StoreOptions {
 pub async fn open(options: &StoreOptions) -> Result<SharedStore, StoreError> {
     match parse(&options.url)? {
         Parsed::Sqlite(path) => Ok(Arc::new(SqliteStore::new(path)?)),
-        Parsed::Etcd { .. } => Err(Invalid::new(
-            "flag",
-            "--datastore",
-            &options.url,
-            "etcd is not built in yet",
-        )
-        .into()),
+        Parsed::Etcd { tls, hosts } => Ok(Arc::new(EtcdStore::new(tls, hosts, options)?)),
     }
 }
 

@@ -1,5 +1,11 @@
 //! "Next free block" with 100,000 blocks taken: under 100 µs by contract.
 
+#![allow(clippy::unwrap_used, reason = "a bench is a test")]
+#![allow(
+    missing_docs,
+    reason = "criterion's macros make undocumented functions"
+)]
+
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};

@@ -2,6 +2,8 @@
 //! never handed out again, what is reserved never at all, and nothing rests too
 //! briefly while something else is free.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 

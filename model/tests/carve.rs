@@ -1,6 +1,8 @@
 //! Properties of the carver over arbitrary histories: blocks never overlap, never
 //! leave the pool, never lie in reserved ranges, and the lowest free one is given.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -1,14 +1,61 @@
 //! The kernel's side of the agent: the only place where netlink messages live.
 //!
-//! Everything outside speaks in plain data (`crate::dataplane::model`); this
+//! Everything outside speaks in plain data (`crate::dataplane::objects`); this
 //! module turns it into messages and the kernel's answers back. It must never
 //! decide what should be there.
 
+mod apply;
+mod decode;
+mod encode;
 pub mod error;
+pub mod monitor;
 pub mod options;
+mod read;
 pub mod socket;
 pub mod survey;
 pub mod veth;
 
 pub use error::NetlinkError;
+pub use monitor::Monitor;
 pub use socket::{NetlinkSocket, Request};
+
+use crate::dataplane::kernel::{Kernel, KernelError};
+use crate::dataplane::objects::Actual;
+use crate::dataplane::plan::Op;
+
+/// The kernel of the network namespace that this process runs in.
+#[derive(Debug)]
+pub struct NetlinkKernel {
+    socket: NetlinkSocket,
+    indices: apply::Indices,
+}
+
+impl NetlinkKernel {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// When the kernel gives no netlink socket.
+    pub fn open() -> Result<Self, NetlinkError> {
+        Ok(Self {
+            socket: NetlinkSocket::open()?,
+            indices: apply::Indices::new(),
+        })
+    }
+}
+
+impl Kernel for NetlinkKernel {
+    fn dump(&mut self) -> Result<Actual, KernelError> {
+        let (actual, names) = read::dump(&mut self.socket).map_err(|error| {
+            KernelError::Refused(format!("the kernel's objects cannot be listed: {error}"))
+        })?;
+        self.indices = names
+            .into_iter()
+            .map(|(index, name)| (name, index))
+            .collect();
+        Ok(actual)
+    }
+
+    fn apply(&mut self, plan: &[Op]) -> Vec<Result<(), KernelError>> {
+        apply::apply(&mut self.socket, &mut self.indices, plan)
+    }
+}

@@ -336,7 +336,7 @@ fn decode(message: &NetlinkBuffer<&[u8]>) -> Result<RouteNetlinkMessage, Netlink
         .map_err(|error| NetlinkError::Malformed(error.to_string()))
 }
 
-fn failed(call: &'static str, errno: Errno) -> NetlinkError {
+pub(super) fn failed(call: &'static str, errno: Errno) -> NetlinkError {
     NetlinkError::Socket { call, errno }
 }
 

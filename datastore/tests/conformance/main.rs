@@ -8,6 +8,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used)]
 
 mod cases;
+mod cases_liveness;
 mod follower;
 mod sqlite;
 
@@ -57,6 +58,12 @@ macro_rules! all_cases {
             a_record_put_on_another_lease_outlives_the_first,
             one_leader_at_a_time_and_resigning_on_drop,
             connectivity_says_connected_once_something_worked,
+            a_held_record_lives_and_is_released,
+            a_held_record_is_taken_over_by_its_own_owner_at_once,
+            a_record_held_by_somebody_alive_is_refused_by_name,
+            a_record_whose_owner_died_is_taken_over,
+            a_held_record_that_was_deleted_is_written_again,
+            a_holder_comes_back_after_its_lease_was_lost,
         }
     };
 }

@@ -1,0 +1,216 @@
+//! One reconcile: list, decide, change, and list again to see that it is so.
+//!
+//! Blocks, and so runs on a thread of its own; called by the reconciler only. The
+//! order is what makes it safe: the kernel is listed *first* and the newest inputs
+//! are taken *after*. The ledger's entry of a pod precedes its link, so that a link
+//! that was listed and has no entry is nobody's.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::diff::diff;
+use super::hints::{Expected, is_right};
+use super::kernel::{Kernel, KernelError};
+use super::objects::{Actual, Desired, LinkName};
+use super::plan::{Op, Plan};
+use crate::backend::Backend;
+use crate::state::{Endpoints, NodeState};
+
+/// How often one reconcile changes things before it leaves the rest to the next. A
+/// change can undo another (a new MAC flushes the link's neighbours), so that once
+/// may not be enough.
+const PASSES: usize = 4;
+
+/// The most problems that are told one by one.
+const TOLD: usize = 20;
+
+/// What a reconcile did and found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether the kernel is as it should be.
+    pub verified: bool,
+    /// Whether this node's overlay address stands on a tunnel that is right; `None`
+    /// while the node has no such address.
+    pub overlay: Option<bool>,
+    /// What was refused or does not succeed, one sentence each.
+    pub problems: Vec<String>,
+    /// Changes that were made.
+    pub applied: u64,
+    /// Those of them that were needed though nothing but the kernel had changed.
+    pub repaired: u64,
+}
+
+/// What reconciles have in common.
+#[derive(Debug)]
+pub struct Cycle<K> {
+    kernel: K,
+    backend: &'static Backend,
+    state: watch::Receiver<Option<NodeState>>,
+    endpoints: watch::Receiver<Endpoints>,
+    expected: watch::Sender<Arc<Expected>>,
+    decided: Option<Arc<Desired>>,
+    was_right: bool,
+}
+
+impl<K: Kernel> Cycle<K> {
+    /// Nothing is listed or changed yet.
+    pub fn new(
+        kernel: K,
+        backend: &'static Backend,
+        state: watch::Receiver<Option<NodeState>>,
+        endpoints: watch::Receiver<Endpoints>,
+    ) -> Self {
+        Self {
+            kernel,
+            backend,
+            state,
+            endpoints,
+            expected: watch::Sender::default(),
+            decided: None,
+            was_right: false,
+        }
+    }
+
+    /// What hints are to be compared with, always the newest.
+    pub fn expected(&self) -> watch::Receiver<Arc<Expected>> {
+        self.expected.subscribe()
+    }
+
+    /// Reconciles once. `None` while there is no state of the node yet: before the
+    /// datastore has said "here is everything", nothing is touched.
+    pub fn run(&mut self) -> Option<Outcome> {
+        let outcome = match self.try_run() {
+            Ok(outcome) => outcome?,
+            Err(error) => Outcome {
+                problems: vec![error.to_string()],
+                ..Outcome::default()
+            },
+        };
+        self.was_right = outcome.verified;
+        Some(outcome)
+    }
+
+    fn try_run(&mut self) -> Result<Option<Outcome>, KernelError> {
+        if self.state.borrow().is_none() {
+            return Ok(None);
+        }
+        let before = self.decided.clone();
+        let mut outcome = Outcome::default();
+        let mut failures = HashMap::new();
+        let mut actual = self.kernel.dump()?;
+        for pass in 0.. {
+            let Some(desired) = self.decide(&actual) else {
+                return Ok(None);
+            };
+            let plan = diff(&desired, &actual);
+            let hopeless = plan.iter().all(|op| failures.contains_key(&op.to_string()));
+            if plan.is_empty() || hopeless || pass == PASSES {
+                outcome.conclude(&desired, &actual, &plan, &failures);
+                return Ok(Some(outcome));
+            }
+            let answers = self.kernel.apply(&plan);
+            failures = plan
+                .iter()
+                .zip(&answers)
+                .filter_map(|(op, answer)| Some((op.to_string(), answer.clone().err()?)))
+                .collect();
+            let done = answers.iter().filter(|answer| answer.is_ok()).count() as u64;
+            outcome.applied += done;
+            if self.was_right && before.as_ref() == Some(&desired) {
+                outcome.repaired += done;
+                log_repairs(&plan);
+            }
+            actual = self.kernel.dump()?;
+        }
+        Ok(None)
+    }
+
+    /// Decides from the newest inputs what should be there, and tells it to whoever
+    /// judges hints before the first change makes an echo.
+    fn decide(&mut self, actual: &Actual) -> Option<Arc<Desired>> {
+        // A closed watch still holds its last value.
+        let fresh = self.decided.is_none()
+            || self.state.has_changed().unwrap_or(true)
+            || self.endpoints.has_changed().unwrap_or(true);
+        if fresh {
+            let state = self.state.borrow_and_update();
+            let endpoints = self.endpoints.borrow_and_update();
+            let desired = self.backend.desired(state.as_ref()?, &endpoints);
+            if self.decided.as_deref() != Some(&desired) {
+                self.decided = Some(Arc::new(desired));
+            }
+        }
+        let desired = self.decided.clone()?;
+        let names: BTreeMap<u32, LinkName> = actual
+            .links
+            .iter()
+            .map(|(name, link)| (link.index, name.clone()))
+            .collect();
+        self.expected.send_if_modified(|expected| {
+            let same = expected.names == names && Arc::ptr_eq(&expected.desired, &desired);
+            if !same {
+                *expected = Arc::new(Expected {
+                    desired: desired.clone(),
+                    names,
+                });
+            }
+            !same
+        });
+        Some(desired)
+    }
+}
+
+impl Outcome {
+    fn conclude(
+        &mut self,
+        desired: &Desired,
+        actual: &Actual,
+        rest: &Plan,
+        failures: &HashMap<String, KernelError>,
+    ) {
+        self.verified = rest.is_empty();
+        self.overlay = desired.addresses.first().map(|address| {
+            let link = &address.link;
+            actual.addresses.contains(address)
+                && matches!(
+                    (desired.links.get(link), actual.links.get(link)),
+                    (Some(want), Some(is)) if is_right(want, is)
+                )
+        });
+        self.problems = desired.refusals.clone();
+        let mut waiting: BTreeMap<&LinkName, usize> = BTreeMap::new();
+        let mut told = Vec::new();
+        for op in rest {
+            let text = op.to_string();
+            match failures.get(&text) {
+                Some(KernelError::NoLink(link)) => *waiting.entry(link).or_default() += 1,
+                Some(error) => told.push(format!("{text}: {error}")),
+                None => told.push(format!(
+                    "{text}: done, and undone again by somebody else each time"
+                )),
+            }
+        }
+        let more = told.len().saturating_sub(TOLD);
+        told.truncate(TOLD);
+        self.problems.append(&mut told);
+        if more > 0 {
+            self.problems.push(format!("{more} more objects differ"));
+        }
+        self.problems.extend(
+            waiting.into_iter().map(|(link, count)| {
+                format!("link {link} is missing: {count} objects wait for it")
+            }),
+        );
+    }
+}
+
+fn log_repairs(plan: &[Op]) {
+    for op in plan.iter().take(TOLD) {
+        tracing::info!("repaired: {op}");
+    }
+    if plan.len() > TOLD {
+        tracing::info!("repaired: {} more objects", plan.len() - TOLD);
+    }
+}

@@ -1,0 +1,82 @@
+//! What the pods of this node need in the kernel, whatever the backend: a pure
+//! function from the ledger.
+
+use std::net::IpAddr;
+
+use viaduct_model::{Cidr, Endpoint, MacAddr};
+
+use super::objects::{Desired, DesiredLink, LinkKind, LinkName, Route, Settings};
+use crate::state::Endpoints;
+
+/// The settings of every pod's host end. The source check is strict: the route back
+/// to any source must lead through the link that the packet came by, so that a pod
+/// can send from no address but its own.
+pub const HOST_END: Settings = Settings {
+    forwarding: true,
+    rp_filter: 1,
+    proxy_arp: false,
+};
+
+/// Adds what the endpoints need to `desired`.
+///
+/// An endpoint that is not wired completely is in the hands of the CNI server: its
+/// link is left alone.
+pub fn desire(endpoints: &Endpoints, desired: &mut Desired) {
+    for (name, endpoint) in endpoints.iter() {
+        let link: LinkName = name.as_str().into();
+        if endpoint.wired {
+            desire_one(link, endpoint, desired);
+        } else {
+            desired.left_alone.insert(link);
+        }
+    }
+}
+
+fn desire_one(link: LinkName, endpoint: &Endpoint, desired: &mut Desired) {
+    desired.links.insert(
+        link.clone(),
+        DesiredLink {
+            kind: LinkKind::Veth,
+            mac: MacAddr::HOST_END,
+            mtu: endpoint.mtu,
+            settings: HOST_END,
+        },
+    );
+    for address in &endpoint.addresses {
+        let IpAddr::V4(v4) = address else { continue };
+        let host = Cidr::host(*address);
+        desired.routes.insert(Route::through(host, link.clone()));
+        desired
+            .neighbours
+            .insert((link.clone(), *v4), endpoint.pod_mac);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::dataplane::testing::endpoint;
+
+    #[test]
+    fn only_wired_endpoints_are_desired_and_the_others_left_alone() {
+        let wired = endpoint("a", "10.64.0.5", true);
+        let halfway = endpoint("b", "10.64.0.6", false);
+        let endpoints: Endpoints = Arc::new(BTreeMap::from([
+            (wired.link.clone(), wired.clone()),
+            (halfway.link.clone(), halfway.clone()),
+        ]));
+        let mut desired = Desired::default();
+        desire(&endpoints, &mut desired);
+        let link: LinkName = wired.link.as_str().into();
+        assert_eq!(desired.links.keys().collect::<Vec<_>>(), [&link]);
+        assert_eq!(desired.routes.len(), 1);
+        assert_eq!(
+            desired.neighbours.into_values().collect::<Vec<_>>(),
+            [wired.pod_mac]
+        );
+        assert!(desired.left_alone.contains(halfway.link.as_str()));
+    }
+}

@@ -1,0 +1,146 @@
+//! Builders for tests: a small cluster and its endpoints.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use viaduct_model::record::{Backend, Underlay};
+use viaduct_model::{
+    AttachmentId, Block, Cidr, ClusterView, Endpoint, MacAddr, Node, NodeName, Pool,
+};
+
+use crate::state::{LocalNode, NodeState, UnderlayLink};
+
+/// Node `a` (this one), with block 10.64.0.0/26, and its peer `b`.
+#[derive(Debug, Clone)]
+pub(crate) struct Cluster {
+    /// This node.
+    pub(crate) local: LocalNode,
+    /// What the records say.
+    pub(crate) view: ClusterView,
+}
+
+fn name(text: &str) -> NodeName {
+    text.parse().expect("a node's name")
+}
+
+fn cidr(text: &str) -> Cidr {
+    text.parse().expect("a CIDR")
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Cluster {
+    /// Two nodes with a block each.
+    pub(crate) fn new() -> Self {
+        let local = LocalNode {
+            name: name("a"),
+            underlay: UnderlayLink {
+                name: "eth0".into(),
+                index: 2,
+                address: Ipv4Addr::new(192, 168, 64, 1),
+                public_address: Ipv4Addr::new(192, 168, 64, 1),
+                networks: vec![cidr("192.168.64.0/24")],
+                mtu: 1500,
+            },
+            vni: 1,
+            port: 8472,
+            vtep_mac: MacAddr::for_vtep(&name("a")),
+            mtu: 1450,
+            overlay: Some(Ipv4Addr::new(10, 64, 0, 0)),
+        };
+        let mut cluster = Self {
+            local,
+            view: ClusterView::default(),
+        };
+        cluster.block("10.64.0.0/26", "a");
+        cluster.peer("b", 1);
+        cluster
+    }
+
+    /// A peer with number `n`, its block and its overlay address.
+    pub(crate) fn peer(&mut self, peer: &str, n: u16) {
+        let [hi, lo] = n.to_be_bytes();
+        let first = Ipv4Addr::new(10, 64 + hi, lo, 0);
+        let node = Node {
+            incarnation: peer.into(),
+            underlay: Underlay {
+                v4: Some(Ipv4Addr::new(192, 168, 65 + hi, lo)),
+                v6: None,
+            },
+            underlay_networks: Vec::new(),
+            backend: Backend::Vxlan {
+                vni: 1,
+                port: 8472,
+                vtep_mac: MacAddr::for_vtep(&name(peer)),
+            },
+            overlay: Default::default(),
+            mtu: 1450,
+            labels: Default::default(),
+            extra: Default::default(),
+        };
+        self.view.nodes.insert(name(peer), node);
+        self.node(peer).overlay.v4 = Some(first);
+        self.block(&format!("{first}/26"), peer);
+    }
+
+    /// The record of a node.
+    pub(crate) fn node(&mut self, node: &str) -> &mut Node {
+        self.view.nodes.get_mut(&name(node)).expect("the node")
+    }
+
+    /// Sets how a node carries traffic.
+    pub(crate) fn carrier(&mut self, node: &str, vni: u32, port: u16, vtep_mac: MacAddr) {
+        self.node(node).backend = Backend::Vxlan {
+            vni,
+            port,
+            vtep_mac,
+        };
+    }
+
+    /// Adds a block.
+    pub(crate) fn block(&mut self, block: &str, node: &str) -> &mut Block {
+        let block = Block::new(
+            cidr(block),
+            "default".parse().expect("a pool's name"),
+            name(node),
+            1,
+        );
+        self.view.blocks.entry(block.cidr).or_insert(block)
+    }
+
+    /// Adds a pool.
+    pub(crate) fn pool(&mut self, pool: &str, range: &str) {
+        let pool = pool.parse().expect("a pool's name");
+        self.view.pools.insert(pool, Pool::new(cidr(range), None));
+    }
+
+    /// As the agent publishes it.
+    pub(crate) fn state(&self) -> NodeState {
+        NodeState {
+            local: self.local.clone(),
+            view: Arc::new(self.view.clone()),
+        }
+    }
+}
+
+/// An endpoint with one address.
+pub(crate) fn endpoint(container: &str, address: &str, wired: bool) -> Endpoint {
+    let id = AttachmentId::new(container, "eth0").expect("an attachment");
+    Endpoint {
+        link: id.link_name(),
+        pod_mac: id.pod_mac(),
+        id,
+        network: "viaduct".into(),
+        netns: format!("/run/netns/{container}"),
+        netns_id: (0, 0),
+        addresses: vec![address.parse().expect("an address")],
+        mtu: 1450,
+        allocated_at: 0,
+        wired,
+        pod: None,
+    }
+}

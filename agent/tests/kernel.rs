@@ -1,0 +1,189 @@
+//! The dataplane against the real kernel. Each test runs in network, user and mount
+//! namespaces of its own: the test program starts itself again under `unshare`, so
+//! that nothing outside is ever touched.
+
+#[path = "kernel/scene.rs"]
+mod scene;
+#[path = "../src/dataplane/testing.rs"]
+#[allow(dead_code)] // the unit tests use all of it
+mod testing;
+
+// The builders of the unit tests speak of the agent's plain data as `crate::state`.
+use viaduct_agent::state;
+
+use std::time::{Duration, Instant};
+
+use scene::{Scene, in_namespace, ip, ok, run};
+use testing::endpoint;
+use viaduct_agent::backend::vxlan::BACKEND;
+use viaduct_agent::dataplane::diff::diff;
+use viaduct_agent::dataplane::kernel::Kernel;
+use viaduct_agent::dataplane::objects::Desired;
+use viaduct_agent::kernel::NetlinkKernel;
+
+/// Applies until nothing differs; says how often.
+fn converge(kernel: &mut NetlinkKernel, desired: &Desired) -> usize {
+    for pass in 0..4 {
+        let plan = diff(desired, &kernel.dump().expect("a dump"));
+        if plan.is_empty() {
+            return pass;
+        }
+        for (op, answer) in plan.iter().zip(kernel.apply(&plan)) {
+            answer.unwrap_or_else(|error| panic!("{op}: {error}"));
+        }
+    }
+    panic!(
+        "still differs: {:?}",
+        diff(desired, &kernel.dump().expect("a dump"))
+    );
+}
+
+#[test]
+fn an_empty_namespace_becomes_as_desired_and_a_second_look_changes_nothing() {
+    in_namespace(|| {
+        let cluster = scene::cluster();
+        let desired = BACKEND.desired(&cluster.state(), &Default::default());
+        let mut kernel = NetlinkKernel::open().unwrap();
+        assert_eq!(converge(&mut kernel, &desired), 1, "one pass must do");
+        let link = ip("-d -j link show via.vx4");
+        for part in [
+            "\"id\":1,",
+            "\"port\":8472",
+            "\"learning\":false",
+            "\"mtu\":1450",
+        ] {
+            assert!(link.contains(part), "{part} in {link}");
+        }
+        let route = ip("route show 10.64.1.0/26");
+        assert!(
+            route.contains("via 10.64.1.0 dev via.vx4 proto 87 src 10.64.0.0 onlink"),
+            "{route}"
+        );
+        assert!(ip("route show 10.64.0.0/26").contains("blackhole"));
+        assert!(ip("-6 addr show dev via.vx4").is_empty());
+    });
+}
+
+#[test]
+fn the_reconciler_heals_every_object_and_leaves_others_alone() {
+    in_namespace(|| {
+        let scene = Scene::start(scene::cluster());
+        scene.pod("pod", "10.64.0.5");
+        scene.settled();
+        let pod = endpoint("pod", "10.64.0.5", true).link;
+        ok("ip route add 10.9.0.0/24 dev eth0");
+        ok("ip route add 10.9.1.0/24 dev eth0 proto 88");
+        ok("ip neigh add 192.168.64.77 lladdr 02:00:00:00:00:77 dev eth0");
+        let damages = [
+            "ip route del 10.64.1.0/26".to_owned(),
+            "ip route del blackhole 10.64.0.0/26".into(),
+            "ip route replace 10.64.1.0/26 via 10.64.1.9 dev via.vx4 onlink proto 87".into(),
+            "ip route replace 10.64.1.0/26 via 192.168.64.9 dev eth0".into(),
+            "ip neigh del 10.64.1.0 dev via.vx4".into(),
+            "ip neigh replace 10.64.1.0 lladdr 02:00:00:00:00:01 dev via.vx4 nud permanent".into(),
+            "ip neigh replace 10.64.1.0 lladdr 02:00:00:00:00:01 dev via.vx4 nud reachable".into(),
+            format!(
+                "bridge fdb del {} dev via.vx4 dst 192.168.65.1",
+                scene.peer_mac
+            ),
+            format!(
+                "bridge fdb replace {} dev via.vx4 dst 192.168.65.99 self permanent",
+                scene.peer_mac
+            ),
+            format!(
+                "bridge fdb replace {} dev via.vx4 dst 192.168.65.1 port 9999 self permanent",
+                scene.peer_mac
+            ),
+            "bridge fdb append 00:00:00:00:00:00 dev via.vx4 dst 192.168.65.98".into(),
+            "ip addr del 10.64.0.0/32 dev via.vx4".into(),
+            "ip addr add 10.77.0.1/24 dev via.vx4".into(),
+            "ip link set via.vx4 down".into(),
+            "ip link set via.vx4 mtu 1400".into(),
+            "ip link set via.vx4 address 02:00:00:00:00:02".into(),
+            "ip link del via.vx4".into(),
+            "printf 'link set via.vx4 down\\nlink set via.vx4 name gone\\nlink del gone\\n' | ip -batch -".into(),
+            "printf 'link del via.vx4\\nlink add via.vx4 type bridge\\n' | ip -batch -".into(),
+            "printf 'link del via.vx4\\nlink add via.vx4 type vxlan id 9 dstport 4789 dev eth0\\n' | ip -batch -".into(),
+            "ip link add via0000deadbeef type veth peer name other".into(),
+            "sysctl -qw net.ipv4.ip_forward=0".into(),
+            "sysctl -qw net/ipv4/conf/via.vx4/rp_filter=1".into(),
+            "sysctl -qw net/ipv4/conf/via.vx4/forwarding=0".into(),
+            format!("sysctl -qw net/ipv4/conf/{pod}/rp_filter=0"),
+            format!("sysctl -qw net/ipv4/conf/{pod}/proxy_arp=1"),
+            "ip route del 10.64.0.5/32".into(),
+            format!("ip neigh del 10.64.0.5 dev {pod}"),
+            format!("ip link set {pod} down"),
+            format!("ip link set {pod} address 02:00:00:00:00:03"),
+        ];
+        let mut slowest = (Duration::ZERO, String::new());
+        for damage in &damages {
+            let begun = Instant::now();
+            ok(damage);
+            let took = scene.healed(damage, begun);
+            println!("{:>7.1} ms  {damage}", took.as_secs_f64() * 1e3);
+            if took > slowest.0 {
+                slowest = (took, damage.clone());
+            }
+        }
+        println!("slowest: {slowest:?}");
+        for foreign in ["10.9.0.0/24", "10.9.1.0/24", "10.64.1.0/26 proto boot"] {
+            assert!(
+                !ip(&format!("route show {foreign}")).is_empty(),
+                "{foreign}"
+            );
+        }
+        assert!(ip("neigh show 192.168.64.77").contains("PERMANENT"));
+        let report = scene.report();
+        assert!(report.verified && report.can_wire, "{report:?}");
+        assert!(report.repairs >= damages.len() as u64, "{report:?}");
+    });
+}
+
+#[test]
+fn a_restart_changes_nothing_and_a_stale_peer_and_pod_are_swept() {
+    in_namespace(|| {
+        let mut cluster = scene::cluster();
+        cluster.peer("stale", 7);
+        let mut kernel = NetlinkKernel::open().unwrap();
+        let old = BACKEND.desired(&cluster.state(), &Default::default());
+        converge(&mut kernel, &old);
+        ok("ip link add via0000deadbeef type veth peer name other");
+        drop(kernel);
+        let scene = Scene::start(scene::cluster());
+        scene.settled();
+        assert!(ip("route show 10.64.7.0/26").is_empty());
+        assert!(!run("ip link show via0000deadbeef").0);
+        let before = scene.monitor_lines(|| {
+            let mut kernel = NetlinkKernel::open().unwrap();
+            let desired = BACKEND.desired(&scene::cluster().state(), &Default::default());
+            assert_eq!(diff(&desired, &kernel.dump().unwrap()), []);
+        });
+        assert_eq!(before, "", "a second agent's look made changes");
+    });
+}
+
+#[test]
+fn two_thousand_peers_from_cold_beside_batches_of_iproute2() {
+    in_namespace(|| {
+        let mut cluster = scene::cluster();
+        for n in 2..=2000 {
+            cluster.peer(&format!("peer-{n}"), n);
+        }
+        let desired = BACKEND.desired(&cluster.state(), &Default::default());
+        assert_eq!(desired.fdb.len(), 2000);
+        let mut kernel = NetlinkKernel::open().unwrap();
+        let begun = Instant::now();
+        let plan = diff(&desired, &kernel.dump().unwrap());
+        let planned = begun.elapsed();
+        let answers = kernel.apply(&plan);
+        let applied = begun.elapsed();
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!(diff(&desired, &kernel.dump().unwrap()), []);
+        let verified = begun.elapsed();
+        println!(
+            "{} changes: planned {planned:?}, applied {applied:?}, verified {verified:?}",
+            plan.len()
+        );
+        println!("iproute2 for the same: {:?}", scene::by_iproute2(&desired));
+    });
+}

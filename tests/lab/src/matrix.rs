@@ -1,0 +1,238 @@
+//! The proof: everybody reaches everybody, whole, unchanged and through VXLAN.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::lab::Lab;
+use crate::pod::Pod;
+use crate::privilege;
+use crate::probe::{self, Capture, Echo, Payload, Seen, Server};
+use crate::wait::in_parallel;
+
+/// The payload of each TCP exchange, in bytes.
+pub const PAYLOAD: usize = 1_000_000;
+
+/// How many pairs are tried at the same time.
+const WIDTH: usize = 6;
+
+/// What one check came to: how it failed, if it did.
+pub type Verdict = Result<(), String>;
+
+/// What was found between two pods, in one direction.
+#[derive(Debug, Clone)]
+pub struct PodPair {
+    /// From where.
+    pub from: Pod,
+    /// To where.
+    pub to: Pod,
+    /// An echo.
+    pub ping: Verdict,
+    /// An echo that fills the pod's MTU exactly and must not be fragmented.
+    pub whole: Verdict,
+    /// That one byte more is refused.
+    pub too_long: Verdict,
+    /// A payload there and back, by hash.
+    pub tcp: Verdict,
+    /// That the server saw the pod's own address.
+    pub source: Verdict,
+    /// Packets of this direction in VXLAN on the underlay; `None` when both pods
+    /// are on one node, and none are due.
+    pub on_wire: Option<u64>,
+}
+
+/// What was found from a node to a pod.
+#[derive(Debug, Clone)]
+pub struct NodeToPod {
+    /// From which node.
+    pub from: String,
+    /// To which pod.
+    pub to: Pod,
+    /// An echo.
+    pub ping: Verdict,
+    /// A payload there and back, by hash.
+    pub tcp: Verdict,
+}
+
+/// Everything that was found.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    /// The MTU of pods, in bytes.
+    pub mtu: u32,
+    /// Every pod to every other.
+    pub pods: Vec<PodPair>,
+    /// Every node to every pod.
+    pub nodes: Vec<NodeToPod>,
+    /// What was on the underlay meanwhile.
+    pub seen: Seen,
+    /// That pods' packets were on the underlay in VXLAN, and never without.
+    pub wire: Verdict,
+    /// That every agent holds `CAP_NET_ADMIN` and nothing else.
+    pub capabilities: Verdict,
+}
+
+impl Matrix {
+    /// Tries everything in a running lab.
+    ///
+    /// # Errors
+    /// When it cannot be tried; what fails is in the matrix.
+    pub fn run(lab: &Lab) -> Result<Self> {
+        let pods = lab.pods();
+        let nodes = lab.nodes();
+        let payload = Payload::random(PAYLOAD);
+        let servers = pods
+            .iter()
+            .map(|pod| pod.serve(&payload))
+            .collect::<Result<Vec<_>>>()?;
+        let mtus = in_parallel(WIDTH, &pods, Pod::mtu)
+            .into_iter()
+            .collect::<Result<Vec<u32>>>()?;
+        let mtu = mtus.iter().copied().min().unwrap_or_default();
+        ensure!(
+            mtus.iter().all(|m| *m == mtu),
+            "the pods' MTUs differ: {mtus:?}"
+        );
+        let capture = Capture::start()?;
+        let pairs: Vec<(usize, usize)> = (0..pods.len())
+            .flat_map(|from| (0..pods.len()).map(move |to| (from, to)))
+            .filter(|(from, to)| from != to)
+            .collect();
+        let mut found = in_parallel(WIDTH, &pairs, |(from, to)| {
+            pod_pair(&pods[*from], &pods[*to], &servers[*to], mtu, &payload)
+        });
+        let downs: Vec<(usize, usize)> = (0..nodes.len())
+            .flat_map(|node| (0..pods.len()).map(move |pod| (node, pod)))
+            .collect();
+        let from_nodes = in_parallel(WIDTH, &downs, |(node, pod)| {
+            let (node, to) = (&nodes[*node], &pods[*pod]);
+            let echo = Echo::default();
+            NodeToPod {
+                from: node.name().to_owned(),
+                to: to.clone(),
+                ping: verdict(probe::ping(node.netns(), to.ip, echo)),
+                tcp: verdict(
+                    probe::transfer(node.netns(), servers[*pod].address(), &payload).map(drop),
+                ),
+            }
+        });
+        let seen = capture.stop()?;
+        for pair in &mut found {
+            pair.on_wire = on_wire(&seen, &pair.from, &pair.to);
+        }
+        Ok(Self {
+            mtu,
+            wire: verdict(check_wire(&seen, &found, &pods)),
+            pods: found,
+            nodes: from_nodes,
+            seen,
+            capabilities: verdict(capabilities(lab)),
+        })
+    }
+
+    /// Everything that failed, one line each.
+    pub fn failures(&self) -> Vec<String> {
+        let pods = self.pods.iter().flat_map(|pair| {
+            let checks = [
+                ("ping", &pair.ping),
+                ("ping at the MTU", &pair.whole),
+                ("ping beyond the MTU", &pair.too_long),
+                ("TCP", &pair.tcp),
+                ("source address", &pair.source),
+            ];
+            let (from, to) = (pair.from.name.clone(), pair.to.name.clone());
+            checks
+                .into_iter()
+                .filter_map(move |(what, verdict)| Some((what, verdict.as_ref().err()?)))
+                .map(move |(what, why)| format!("{from} -> {to}: {what}: {why}"))
+        });
+        let nodes = self.nodes.iter().flat_map(|pair| {
+            [("ping", &pair.ping), ("TCP", &pair.tcp)]
+                .into_iter()
+                .filter_map(|(what, verdict)| Some((what, verdict.as_ref().err()?)))
+                .map(|(what, why)| format!("node {} -> {}: {what}: {why}", pair.from, pair.to.name))
+        });
+        let others = [
+            ("underlay", &self.wire),
+            ("capabilities", &self.capabilities),
+        ]
+        .into_iter()
+        .filter_map(|(what, verdict)| Some(format!("{what}: {}", verdict.as_ref().err()?)));
+        pods.chain(nodes).chain(others).collect()
+    }
+}
+
+fn verdict(result: Result<()>) -> Verdict {
+    result.map_err(|error| format!("{error:#}"))
+}
+
+fn pod_pair(from: &Pod, to: &Pod, server: &Server, mtu: u32, payload: &Payload) -> PodPair {
+    let ping = from.ping(to.ip, Echo::default());
+    let whole = from.ping(to.ip, Echo::whole(mtu));
+    let beyond = Echo {
+        wait: Duration::from_millis(200),
+        ..Echo::whole(mtu + 1)
+    };
+    let too_long = match from.ping(to.ip, beyond) {
+        Ok(()) => Err(format!("a packet of {} bytes came through", mtu + 1)),
+        Err(_) => Ok(()),
+    };
+    let transfer = from.transfer(server.address(), payload);
+    let source = match &transfer {
+        Ok(transfer) if transfer.seen == from.ip => Ok(()),
+        Ok(transfer) => Err(format!("the server saw {}, not {}", transfer.seen, from.ip)),
+        Err(_) => Err("nothing arrived".to_owned()),
+    };
+    PodPair {
+        from: from.clone(),
+        to: to.clone(),
+        ping: verdict(ping),
+        whole: verdict(whole),
+        too_long,
+        tcp: verdict(transfer.map(drop)),
+        source,
+        on_wire: None,
+    }
+}
+
+/// Packets of one direction in VXLAN; `None` between pods of one node.
+fn on_wire(seen: &Seen, from: &Pod, to: &Pod) -> Option<u64> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.ip, to.ip) else {
+        return None;
+    };
+    (from.node != to.node).then(|| {
+        seen.inside
+            .get(&(source, destination))
+            .copied()
+            .unwrap_or_default()
+    })
+}
+
+fn check_wire(seen: &Seen, pairs: &[PodPair], pods: &[Pod]) -> Result<()> {
+    if let Some(pair) = pairs.iter().find(|pair| pair.on_wire == Some(0)) {
+        anyhow::bail!(
+            "no packet from {} to {} was seen in VXLAN",
+            pair.from.name,
+            pair.to.name
+        );
+    }
+    let is_pod = |ip: std::net::Ipv4Addr| pods.iter().any(|pod| pod.ip == IpAddr::V4(ip));
+    if let Some((source, destination)) = seen
+        .bare
+        .keys()
+        .find(|(source, destination)| is_pod(*source) || is_pod(*destination))
+    {
+        anyhow::bail!("a packet {source} -> {destination} was on the underlay without VXLAN");
+    }
+    Ok(())
+}
+
+fn capabilities(lab: &Lab) -> Result<()> {
+    for node in lab.nodes() {
+        let pid = node
+            .agent_pid()
+            .with_context(|| format!("agent {} does not run", node.name()))?;
+        privilege::holds_only_net_admin(pid).with_context(|| format!("agent {}", node.name()))?;
+    }
+    Ok(())
+}

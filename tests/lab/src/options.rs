@@ -1,0 +1,143 @@
+//! What a lab is made of.
+
+use std::str::FromStr;
+
+use anyhow::{Result, ensure};
+use viaduct_model::Invalid;
+
+/// The most nodes that fit the underlay 172.29.0.0/24.
+pub const MAX_NODES: usize = 200;
+
+/// What a lab is made of.
+#[derive(Debug, Clone)]
+pub struct LabOptions {
+    /// Nodes that [`Lab::up`](crate::Lab::up) makes: `n1`, `n2`, ...
+    pub nodes: usize,
+    /// Pods that it makes on each of them: `p1`, `p2`, ...
+    pub pods: usize,
+    /// Where the records are.
+    pub datastore: Datastore,
+    /// The prefix of all keys in etcd (`--etcd-prefix`).
+    pub etcd_prefix: String,
+    /// The pool that the controller bootstraps (`--pool`); none when absent.
+    pub pool: Option<String>,
+    /// More arguments for every agent.
+    pub agent_args: Vec<String>,
+    /// More arguments for the controller.
+    pub controller_args: Vec<String>,
+    /// `RUST_LOG` and the like for all daemons.
+    pub env: Vec<(String, String)>,
+    /// Whether to start a controller at all.
+    pub controller: bool,
+}
+
+impl Default for LabOptions {
+    fn default() -> Self {
+        Self {
+            nodes: 2,
+            pods: 1,
+            datastore: Datastore::Sqlite,
+            etcd_prefix: "/viaduct".to_owned(),
+            pool: Some("10.64.0.0/16".to_owned()),
+            agent_args: Vec::new(),
+            controller_args: Vec::new(),
+            env: Vec::new(),
+            controller: true,
+        }
+    }
+}
+
+impl LabOptions {
+    /// Checks what the types alone cannot.
+    ///
+    /// # Errors
+    /// Names the option and what is allowed.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            self.nodes <= MAX_NODES,
+            "--nodes {} is not allowed: the lab's underlay 172.29.0.0/24 holds up to {MAX_NODES}",
+            self.nodes
+        );
+        Ok(())
+    }
+}
+
+/// Where a lab keeps its records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Datastore {
+    /// The embedded store, in a file of the lab's own.
+    Sqlite,
+    /// An etcd that the lab starts on its underlay.
+    Etcd,
+    /// An etcd that runs already; `host:port` each, dialled from where the lab
+    /// was started.
+    Relayed(Vec<String>),
+}
+
+impl FromStr for Datastore {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let refused = |why: &str| Invalid::new("flag", "--datastore", text, why);
+        const ALLOWED: &str = "sqlite (a file of the lab's own), etcd (started in the lab) or \
+                               etcd://host:port[,host:port] (one that runs already)";
+        match text {
+            "sqlite" => return Ok(Datastore::Sqlite),
+            "etcd" => return Ok(Datastore::Etcd),
+            _ => {}
+        }
+        if text.starts_with("etcds://") {
+            return Err(refused(
+                "the lab reaches a running etcd through a relay, where its certificate would \
+                 name another host; give an etcd:// URL without TLS",
+            ));
+        }
+        let hosts = text
+            .strip_prefix("etcd://")
+            .ok_or_else(|| refused(ALLOWED))?;
+        let endpoints: Vec<String> = hosts
+            .split(',')
+            .map(|host| match host.rsplit_once(':') {
+                Some((_, port)) if port.parse::<u16>().is_ok() => host.to_owned(),
+                _ => format!("{host}:2379"),
+            })
+            .collect();
+        if hosts
+            .split(',')
+            .any(|h| h.is_empty() || h.contains(['/', '@', ' ']))
+        {
+            return Err(refused(ALLOWED));
+        }
+        Ok(Datastore::Relayed(endpoints))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datastores_are_told_apart() {
+        assert_eq!("sqlite".parse(), Ok(Datastore::Sqlite));
+        assert_eq!("etcd".parse(), Ok(Datastore::Etcd));
+        assert_eq!(
+            "etcd://127.0.0.1:2399,[::1],h".parse(),
+            Ok(Datastore::Relayed(vec![
+                "127.0.0.1:2399".into(),
+                "[::1]:2379".into(),
+                "h:2379".into()
+            ]))
+        );
+        for bad in [
+            "",
+            "mysql",
+            "etcd://",
+            "etcds://h:1",
+            "etcd://a,,b",
+            "etcd://u@h",
+        ] {
+            let error = bad.parse::<Datastore>().unwrap_err();
+            assert_eq!(error.field, "--datastore", "{bad}");
+        }
+    }
+}
