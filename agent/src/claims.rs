@@ -44,7 +44,12 @@ impl Sources {
 }
 
 /// Runs until a source or the holder of the claim is gone.
-pub async fn keep(identity: Identity, first: Claim, content: watch::Sender<Vec<u8>>, mut sources: Sources) {
+pub async fn keep(
+    identity: Identity,
+    first: Claim,
+    content: watch::Sender<Vec<u8>>,
+    mut sources: Sources,
+) {
     let mut sent = first;
     let mut sent_at = Instant::now();
     loop {
@@ -87,8 +92,15 @@ fn urgency(sent: &Claim, wanted: &Claim) -> Urgency {
     if sent == wanted {
         return Urgency::None;
     }
-    let counts_only = Claim { blocks: sent.blocks.clone(), ..wanted.clone() } == *sent;
-    if counts_only { Urgency::Tick } else { Urgency::Now }
+    let counts_only = Claim {
+        blocks: sent.blocks.clone(),
+        ..wanted.clone()
+    } == *sent;
+    if counts_only {
+        Urgency::Tick
+    } else {
+        Urgency::Now
+    }
 }
 
 #[cfg(test)]

@@ -61,11 +61,21 @@ pub struct Flags {
     pub port: u16,
 
     /// Where the CNI socket, the ledger and subnet.env live; must not outlive a reboot
-    #[arg(long, env = "VIADUCT_RUN_DIR", default_value = "/run/viaduct", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "VIADUCT_RUN_DIR",
+        default_value = "/run/viaduct",
+        value_name = "DIR"
+    )]
     pub run_dir: PathBuf,
 
     /// Where /healthz, /readyz and /metrics are served
-    #[arg(long, env = "VIADUCT_HTTP", default_value = "127.0.0.1:9870", value_name = "ADDRESS:PORT")]
+    #[arg(
+        long,
+        env = "VIADUCT_HTTP",
+        default_value = "127.0.0.1:9870",
+        value_name = "ADDRESS:PORT"
+    )]
     pub http: SocketAddr,
 
     /// Register, program the kernel once, and exit when it is verified
@@ -89,14 +99,20 @@ impl Flags {
         if let Some(name) = &self.node_name {
             return Ok(name.clone());
         }
-        host_name.to_ascii_lowercase().parse().map_err(|e: Invalid| {
-            Invalid::new(
-                "flag",
-                "--node-name",
-                host_name,
-                format!("it is not given, and the host name is no node name: {}", e.allowed),
-            )
-        })
+        host_name
+            .to_ascii_lowercase()
+            .parse()
+            .map_err(|e: Invalid| {
+                Invalid::new(
+                    "flag",
+                    "--node-name",
+                    host_name,
+                    format!(
+                        "it is not given, and the host name is no node name: {}",
+                        e.allowed
+                    ),
+                )
+            })
     }
 
     /// The labels; a key given twice takes its last value.
@@ -114,7 +130,8 @@ fn parse_backend(s: &str) -> Result<BackendName, String> {
 }
 
 fn parse_node_name(s: &str) -> Result<NodeName, String> {
-    s.parse().map_err(|e: Invalid| format!("allowed: {}", e.allowed))
+    s.parse()
+        .map_err(|e: Invalid| format!("allowed: {}", e.allowed))
 }
 
 fn parse_regex(s: &str) -> Result<Regex, String> {
@@ -134,7 +151,13 @@ mod tests {
     use clap::CommandFactory;
 
     fn parse(args: &[&str]) -> Result<Flags, String> {
-        let base = ["viaduct-agent", "--datastore", "sqlite:/tmp/x.db", "--backend", "vxlan"];
+        let base = [
+            "viaduct-agent",
+            "--datastore",
+            "sqlite:/tmp/x.db",
+            "--backend",
+            "vxlan",
+        ];
         Flags::try_parse_from(base.iter().chain(args)).map_err(|e| e.to_string())
     }
 
@@ -163,7 +186,8 @@ mod tests {
 
     #[test]
     fn unknown_backends_name_what_is_allowed() {
-        let error = Flags::try_parse_from(["a", "--datastore", "sqlite:/x", "--backend", "gre"]).unwrap_err();
+        let error = Flags::try_parse_from(["a", "--datastore", "sqlite:/x", "--backend", "gre"])
+            .unwrap_err();
         assert!(error.to_string().contains("allowed: vxlan"), "{error}");
     }
 
@@ -177,6 +201,9 @@ mod tests {
     fn the_host_name_stands_in_for_the_node_name() {
         let flags = parse(&[]).unwrap();
         assert_eq!(flags.node_name("Node-1").unwrap().as_str(), "node-1");
-        assert_eq!(flags.node_name("under_score").unwrap_err().field, "--node-name");
+        assert_eq!(
+            flags.node_name("under_score").unwrap_err().field,
+            "--node-name"
+        );
     }
 }

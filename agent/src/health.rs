@@ -86,14 +86,42 @@ struct Numbers {
 
 impl Numbers {
     fn register(&self, registry: &mut Registry) {
-        registry.register("store_connected", "Whether the datastore answers", self.store_connected.clone());
-        registry.register("ready", "Whether the kernel is verified equal to what the cluster wants", self.ready.clone());
+        registry.register(
+            "store_connected",
+            "Whether the datastore answers",
+            self.store_connected.clone(),
+        );
+        registry.register(
+            "ready",
+            "Whether the kernel is verified equal to what the cluster wants",
+            self.ready.clone(),
+        );
         registry.register("peers", "Other nodes in the cluster", self.peers.clone());
-        registry.register("unreadable_records", "Records in the datastore that cannot be read", self.unreadable.clone());
-        registry.register("dataplane_problems", "Objects that differ in the kernel", self.problems.clone());
-        registry.register("dataplane_reconciles", "Comparisons of the kernel with what it should be", self.reconciles.clone());
-        registry.register("dataplane_repairs", "Objects repaired after somebody else changed them", self.repairs.clone());
-        registry.register("addresses", "Pod addresses by block and state", self.addresses.clone());
+        registry.register(
+            "unreadable_records",
+            "Records in the datastore that cannot be read",
+            self.unreadable.clone(),
+        );
+        registry.register(
+            "dataplane_problems",
+            "Objects that differ in the kernel",
+            self.problems.clone(),
+        );
+        registry.register(
+            "dataplane_reconciles",
+            "Comparisons of the kernel with what it should be",
+            self.reconciles.clone(),
+        );
+        registry.register(
+            "dataplane_repairs",
+            "Objects repaired after somebody else changed them",
+            self.repairs.clone(),
+        );
+        registry.register(
+            "addresses",
+            "Pod addresses by block and state",
+            self.addresses.clone(),
+        );
     }
 }
 
@@ -105,7 +133,11 @@ impl Health {
         let numbers = Numbers::default();
         numbers.register(&mut registry);
         register(&mut registry);
-        Self { sources, registry: Arc::new(registry), numbers }
+        Self {
+            sources,
+            registry: Arc::new(registry),
+            numbers,
+        }
     }
 
     /// Whether the tasks that the agent consists of still run.
@@ -115,9 +147,15 @@ impl Health {
     pub fn alive(&self) -> Result<(), String> {
         // A task that ended has dropped its sender.
         let ended = [
-            (self.sources.report.has_changed().is_err(), "the reconcile loop"),
+            (
+                self.sources.report.has_changed().is_err(),
+                "the reconcile loop",
+            ),
             (self.sources.usage.has_changed().is_err(), "the CNI server"),
-            (self.sources.view.has_changed().is_err(), "the datastore's follower"),
+            (
+                self.sources.view.has_changed().is_err(),
+                "the datastore's follower",
+            ),
         ];
         match ended.into_iter().find(|(ended, _)| *ended) {
             Some((_, what)) => Err(format!("{what} has ended")),
@@ -141,21 +179,35 @@ impl Health {
     pub fn metrics(&self) -> Result<String, fmt::Error> {
         let (numbers, sources) = (&self.numbers, &self.sources);
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        numbers.store_connected.set((*sources.store.borrow() == Connectivity::Connected).into());
+        numbers
+            .store_connected
+            .set((*sources.store.borrow() == Connectivity::Connected).into());
         numbers.ready.set(self.readiness().ready().into());
         let view = sources.view.borrow();
-        numbers.peers.set(view.as_ref().map_or(0, |v| count(v.nodes.len().saturating_sub(1))));
-        numbers.unreadable.set(view.as_ref().map_or(0, |v| count(v.unreadable.len())));
+        numbers.peers.set(
+            view.as_ref()
+                .map_or(0, |v| count(v.nodes.len().saturating_sub(1))),
+        );
+        numbers
+            .unreadable
+            .set(view.as_ref().map_or(0, |v| count(v.unreadable.len())));
         drop(view);
         let report = sources.report.borrow();
         numbers.problems.set(count(report.problems.len()));
-        numbers.reconciles.inc_by(report.reconciles.saturating_sub(numbers.reconciles.get()));
-        numbers.repairs.inc_by(report.repairs.saturating_sub(numbers.repairs.get()));
+        numbers
+            .reconciles
+            .inc_by(report.reconciles.saturating_sub(numbers.reconciles.get()));
+        numbers
+            .repairs
+            .inc_by(report.repairs.saturating_sub(numbers.repairs.get()));
         drop(report);
         numbers.addresses.clear();
         for (cidr, usage) in &sources.usage.borrow().blocks {
             for (state, value) in [("used", usage.used), ("free", usage.free)] {
-                let labels = BlockLabels { block: cidr.to_string(), state };
+                let labels = BlockLabels {
+                    block: cidr.to_string(),
+                    state,
+                };
                 numbers.addresses.get_or_create(&labels).set(value.into());
             }
         }
@@ -165,25 +217,41 @@ impl Health {
     }
 }
 
-fn readiness(store: &Connectivity, view: Option<&ClusterView>, report: &DataplaneReport) -> Readiness {
-    let mut readiness = Readiness { problems: Vec::new(), warnings: Vec::new() };
+fn readiness(
+    store: &Connectivity,
+    view: Option<&ClusterView>,
+    report: &DataplaneReport,
+) -> Readiness {
+    let mut readiness = Readiness {
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
     let disconnected = match store {
-        Connectivity::Disconnected { reason } => Some(format!("the datastore is not reached: {reason}")),
+        Connectivity::Disconnected { reason } => {
+            Some(format!("the datastore is not reached: {reason}"))
+        }
         Connectivity::Unknown => Some("the datastore was not reached yet".to_owned()),
         Connectivity::Connected => None,
     };
     match view {
         // Without a first view there is nothing to hold the kernel to.
-        None => readiness.problems.push(disconnected.unwrap_or("the datastore was not read whole yet".to_owned())),
+        None => readiness
+            .problems
+            .push(disconnected.unwrap_or("the datastore was not read whole yet".to_owned())),
         Some(view) => {
             readiness.warnings.extend(disconnected);
             readiness.warnings.extend(view.unreadable.values().cloned());
             if !report.can_wire {
-                readiness.problems.push("the node has no overlay address in the kernel yet; it waits for a block".to_owned());
+                readiness.problems.push(
+                    "the node has no overlay address in the kernel yet; it waits for a block"
+                        .to_owned(),
+                );
             }
             readiness.problems.extend(report.problems.iter().cloned());
             if readiness.problems.is_empty() && !report.verified {
-                readiness.problems.push("the kernel is not verified yet".to_owned());
+                readiness
+                    .problems
+                    .push("the kernel is not verified yet".to_owned());
             }
         }
     }
@@ -195,12 +263,18 @@ mod tests {
     use super::*;
 
     fn verified() -> DataplaneReport {
-        DataplaneReport { verified: true, can_wire: true, ..DataplaneReport::default() }
+        DataplaneReport {
+            verified: true,
+            can_wire: true,
+            ..DataplaneReport::default()
+        }
     }
 
     #[test]
     fn a_lost_store_is_shown_but_the_kernel_decides() {
-        let lost = Connectivity::Disconnected { reason: "connection refused".into() };
+        let lost = Connectivity::Disconnected {
+            reason: "connection refused".into(),
+        };
         let with_view = readiness(&lost, Some(&ClusterView::default()), &verified());
         assert!(with_view.ready() && with_view.to_string().contains("connection refused"));
         let without = readiness(&lost, None, &DataplaneReport::default());
@@ -209,8 +283,17 @@ mod tests {
 
     #[test]
     fn what_differs_is_named() {
-        let report = DataplaneReport { verified: false, can_wire: true, problems: vec!["route X: no".into()], ..DataplaneReport::default() };
-        let readiness = readiness(&Connectivity::Connected, Some(&ClusterView::default()), &report);
+        let report = DataplaneReport {
+            verified: false,
+            can_wire: true,
+            problems: vec!["route X: no".into()],
+            ..DataplaneReport::default()
+        };
+        let readiness = readiness(
+            &Connectivity::Connected,
+            Some(&ClusterView::default()),
+            &report,
+        );
         assert_eq!(readiness.to_string(), "not ready\nproblem: route X: no\n");
     }
 }

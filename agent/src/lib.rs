@@ -8,12 +8,19 @@
 //! ```
 
 pub mod backend;
+pub mod claims;
 pub mod cni;
 pub mod dataplane;
+pub mod flags;
+pub mod health;
+pub mod http;
 pub mod kernel;
 pub mod node;
+pub mod registrar;
+pub mod run;
 pub mod run_dir;
 pub mod state;
+pub mod steward;
 pub mod subnet_env;
 pub mod underlay;
 pub mod view;

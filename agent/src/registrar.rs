@@ -20,7 +20,10 @@ pub async fn keep(
     let mut backoff = Backoff::default();
     loop {
         let record = wanted.borrow_and_update().clone();
-        let standing = view.borrow_and_update().as_ref().and_then(|v| v.nodes.get(&name).cloned());
+        let standing = view
+            .borrow_and_update()
+            .as_ref()
+            .and_then(|v| v.nodes.get(&name).cloned());
         let in_sync = view.borrow().is_some();
         if let Some(record) = record.filter(|r| !in_sync || standing.as_ref() != Some(r)) {
             match ensure(&store, &name, &record).await {
@@ -49,7 +52,10 @@ async fn ensure(store: &SharedStore, name: &NodeName, record: &Node) -> Result<(
         // This agent is the record's only writer, so what cannot be read may go.
         Some(entry) => match decode::<Node>(&entry) {
             Ok(standing) if standing.record == *record => Ok(()),
-            _ => store.update(Kind::Node, name, &value, &entry.version, None).await.map(drop),
+            _ => store
+                .update(Kind::Node, name, &value, &entry.version, None)
+                .await
+                .map(drop),
         },
     }
 }
