@@ -1,17 +1,36 @@
 //! `viaductctl lab`: a whole network on one machine.
 
+mod background;
 mod demo;
+mod down;
+mod exec;
 mod report;
+mod state;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use viaduct_lab::{Datastore, LabOptions};
 
+/// What `--datastore` means to the lab, for its help.
+const DATASTORE_HELP: &str = "\
+--datastore sqlite (as when it is absent) keeps the records in a file of the lab's own, etcd \
+starts one on the lab's underlay, etcd://host:port uses one that runs already. The lab never \
+takes it from VIADUCT_DATASTORE.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Bring a lab up, prove that every pod reaches every other, take it down
+    #[command(after_help = DATASTORE_HELP)]
     Demo(DemoArgs),
+    /// Bring a lab up and leave it running in the background
+    #[command(after_help = DATASTORE_HELP)]
+    Up(SizeArgs),
+    /// Run a program in a node or a pod of the lab that is up
+    Exec(ExecArgs),
+    /// Take down the lab that is up
+    Down,
 }
 
 /// How large the lab is.
@@ -31,6 +50,19 @@ pub(crate) struct SizeArgs {
 pub(crate) struct DemoArgs {
     #[command(flatten)]
     size: SizeArgs,
+    /// Leave the lab running in the background
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// Where: NODE or NODE/POD, such as n1 or n1/p1
+    #[arg(value_name = "NODE[/POD]")]
+    place: String,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    program: Vec<OsString>,
 }
 
 /// Runs a verb; `datastore` is `--datastore` as given, which here may be `sqlite`
@@ -50,10 +82,25 @@ pub(crate) fn run(verb: Verb, datastore: Option<&str>, etcd_prefix: &str) -> Exi
         etcd_prefix: etcd_prefix.to_owned(),
         ..LabOptions::default()
     };
-    match verb {
+    let outcome = match verb {
         Verb::Demo(args) => {
             let options = options(&args.size);
-            viaduct_lab::enter(|control| demo::run(options, control))
+            let work = |control| demo::run(options, control, args.keep);
+            return if args.keep {
+                background::start(work)
+            } else {
+                viaduct_lab::enter(work)
+            };
         }
-    }
+        Verb::Up(size) => {
+            let options = options(&size);
+            return background::start(|control| demo::up(options, control));
+        }
+        Verb::Exec(args) => exec::run(&args.place, &args.program),
+        Verb::Down => down::run(),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::FAILURE
+    })
 }
