@@ -2,8 +2,16 @@
 //!
 //! Exit codes: 0 it worked, 1 it failed, 2 the command line is wrong.
 
+mod blocks;
 mod cli;
+#[cfg(test)]
+mod fixture;
 mod lab;
+mod nodes;
+mod output;
+mod pools;
+mod snapshot;
+mod status;
 
 use std::process::ExitCode;
 
@@ -11,9 +19,8 @@ use clap::{CommandFactory, FromArgMatches};
 
 fn main() -> ExitCode {
     let matches = cli::Cli::command().get_matches();
-    let cli = match cli::Cli::from_arg_matches(&matches) {
-        Ok(cli) => cli,
+    match cli::Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli::run(cli, &matches),
         Err(error) => error.exit(),
-    };
-    cli::run(cli, &matches)
+    }
 }

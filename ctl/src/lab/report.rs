@@ -1,26 +1,82 @@
 //! What the demo found, as tables for people. Pure.
 
 use viaduct_lab::Matrix;
-use viaduct_lab::matrix::Verdict;
+use viaduct_lab::matrix::{NodeToPod, PodPair, Verdict};
+
+use crate::output::table;
 
 /// The tables of a matrix, and what stands below them.
 pub(crate) fn tables(matrix: &Matrix) -> String {
-    let mark = |verdict: &Verdict| if verdict.is_ok() { "ok" } else { "FAILED" };
-    let mut text = String::new();
-    for pair in &matrix.pods {
-        text.push_str(&format!(
-            "{} {} -> {} {} ping {} mtu {} +1 {} tcp {} source {} wire {:?}\n",
-            pair.from.name,
-            pair.from.ip,
-            pair.to.name,
-            pair.to.ip,
-            mark(&pair.ping),
-            mark(&pair.whole),
-            mark(&pair.too_long),
-            mark(&pair.tcp),
-            mark(&pair.source),
-            pair.on_wire,
-        ));
-    }
-    text
+    let (fits, beyond) = (
+        format!("DF {}", matrix.mtu),
+        format!("DF {}", matrix.mtu + 1),
+    );
+    let pods: Vec<_> = matrix.pods.iter().map(pod_row).collect();
+    let nodes: Vec<_> = matrix.nodes.iter().map(node_row).collect();
+    let pods = table(
+        &[
+            "FROM POD",
+            "ADDRESS",
+            "TO POD",
+            "ADDRESS",
+            "PING",
+            &fits,
+            &beyond,
+            "TCP 1 MB",
+            "SOURCE",
+            "VXLAN PACKETS",
+        ],
+        &pods,
+    );
+    let nodes = table(
+        &["FROM NODE", "TO POD", "ADDRESS", "PING", "TCP 1 MB"],
+        &nodes,
+    );
+    format!(
+        "{pods}\n{nodes}\n\
+         On the underlay: {} packets of pods in VXLAN, {}.\n\
+         Agents: {}.\n",
+        matrix.seen.vxlan_packets(),
+        match &matrix.wire {
+            Ok(()) => "none without",
+            Err(_) => "FAILED",
+        },
+        match &matrix.capabilities {
+            Ok(()) => "CAP_NET_ADMIN and no other capability",
+            Err(_) => "FAILED, not CAP_NET_ADMIN alone",
+        },
+    )
+}
+
+fn pod_row(pair: &PodPair) -> Vec<String> {
+    vec![
+        pair.from.name.clone(),
+        pair.from.ip.to_string(),
+        pair.to.name.clone(),
+        pair.to.ip.to_string(),
+        shown(&pair.ping, "ok"),
+        shown(&pair.whole, "ok"),
+        shown(&pair.too_long, "refused"),
+        shown(&pair.tcp, "ok both ways"),
+        shown(&pair.source, "unchanged"),
+        match pair.on_wire {
+            Some(0) => "FAILED".to_owned(),
+            Some(packets) => packets.to_string(),
+            None => "same node".to_owned(),
+        },
+    ]
+}
+
+fn node_row(pair: &NodeToPod) -> Vec<String> {
+    vec![
+        pair.from.clone(),
+        pair.to.name.clone(),
+        pair.to.ip.to_string(),
+        shown(&pair.ping, "ok"),
+        shown(&pair.tcp, "ok both ways"),
+    ]
+}
+
+fn shown(verdict: &Verdict, good: &str) -> String {
+    if verdict.is_ok() { good } else { "FAILED" }.to_owned()
 }

@@ -1,0 +1,79 @@
+//! Records for tests.
+
+use viaduct_datastore::{Named, Version};
+use viaduct_model::{
+    Backend, Block, BlockUsage, Claim, Condition, MacAddr, Node, PerFamily, Pool, PoolStatus,
+};
+
+use crate::snapshot::Snapshot;
+
+pub(crate) fn named<T>(name: &str, record: T) -> Named<T> {
+    Named {
+        name: name.to_owned(),
+        version: Version("7".to_owned()),
+        record,
+    }
+}
+
+pub(crate) fn node(name: &str, underlay: &str, network: &str) -> Named<Node> {
+    let record = Node {
+        incarnation: "i".to_owned(),
+        underlay: viaduct_model::record::Underlay {
+            v4: Some(underlay.parse().unwrap()),
+            v6: None,
+        },
+        underlay_networks: vec![network.parse().unwrap()],
+        backend: Backend::Vxlan {
+            vni: 1,
+            port: 8472,
+            vtep_mac: MacAddr::derived("vtep", name),
+        },
+        overlay: Default::default(),
+        mtu: 1450,
+        labels: Default::default(),
+        extra: Default::default(),
+    };
+    named(name, record)
+}
+
+/// Two nodes, one of them gone and without a block; an exhausted pool.
+pub(crate) fn snapshot() -> Snapshot {
+    let mut pool = Pool::new("10.64.0.0/26".parse().unwrap(), None);
+    pool.status = Some(PoolStatus {
+        exhausted_since: Some("2026-11-21T09:00:00Z".to_owned()),
+        blocks_total: 1,
+        blocks_free: 0,
+    });
+    let cidr = "10.64.0.0/26".parse().unwrap();
+    let block = Block::new(cidr, "default".parse().unwrap(), "n1".parse().unwrap(), 1);
+    let mut n1 = node("n1", "172.29.0.11", "172.29.0.0/24");
+    n1.record.overlay.v4 = Some("10.64.0.0".parse().unwrap());
+    let claim = Claim {
+        incarnation: "i".to_owned(),
+        host: "h".to_owned(),
+        agent_version: "0.1.0".to_owned(),
+        wants: PerFamily { v4: 2, v6: 0 },
+        gives: Vec::new(),
+        blocks: [("10.64.0.0-26".to_owned(), BlockUsage { used: 60, free: 3 })].into(),
+        conditions: vec![Condition {
+            r#type: "BlocksAvailable".to_owned(),
+            status: "False".to_owned(),
+            reason: "PoolExhausted".to_owned(),
+            message: "waits for a block".to_owned(),
+            last_transition_time: "2026-11-21T09:00:00Z".to_owned(),
+        }],
+        extra: Default::default(),
+    };
+    Snapshot {
+        pools: vec![named("default", pool)],
+        blocks: vec![named("10.64.0.0-26", block)],
+        nodes: vec![n1, node("n2", "172.29.0.12", "172.29.0.0/24")],
+        claims: vec![named("n1", claim)],
+        unreadable: vec![viaduct_model::Invalid::new(
+            "pool \"x\"",
+            "record",
+            "{",
+            "EOF while parsing",
+        )],
+    }
+}
