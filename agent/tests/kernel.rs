@@ -102,8 +102,6 @@ fn the_reconciler_heals_every_object_and_leaves_others_alone() {
             "ip link set via.vx4 address 02:00:00:00:00:02".into(),
             "ip link del via.vx4".into(),
             "printf 'link set via.vx4 down\\nlink set via.vx4 name gone\\nlink del gone\\n' | ip -batch -".into(),
-            "printf 'link del via.vx4\\nlink add via.vx4 type bridge\\n' | ip -batch -".into(),
-            "printf 'link del via.vx4\\nlink add via.vx4 type vxlan id 9 dstport 4789 dev eth0\\n' | ip -batch -".into(),
             "ip link add via0000deadbeef type veth peer name other".into(),
             "sysctl -qw net.ipv4.ip_forward=0".into(),
             "sysctl -qw net/ipv4/conf/via.vx4/rp_filter=1".into(),
@@ -136,6 +134,27 @@ fn the_reconciler_heals_every_object_and_leaves_others_alone() {
         let report = scene.report();
         assert!(report.verified && report.can_wire, "{report:?}");
         assert!(report.repairs >= damages.len() as u64, "{report:?}");
+    });
+}
+
+#[test]
+fn a_link_of_the_tunnels_name_that_is_something_else_is_replaced() {
+    in_namespace(|| {
+        let desired = BACKEND.desired(&scene::cluster().state(), &Default::default());
+        for other in [
+            "bridge",
+            "vxlan id 9 dstport 8472 dev eth0",
+            "vxlan id 1 dstport 4789 dev eth0",
+            "vxlan id 1 dstport 8472 local 192.168.64.1 dev eth0 learning",
+            "vxlan id 1 dstport 8472 nolearning",
+        ] {
+            ok(&format!(
+                "ip link add via.vx4 type {other}; ip link set via.vx4 up"
+            ));
+            let mut kernel = NetlinkKernel::open().unwrap();
+            assert_eq!(converge(&mut kernel, &desired), 1, "{other}");
+            ok("ip link del via.vx4");
+        }
     });
 }
 
