@@ -12,7 +12,9 @@
 //! used, which the claim tells the controller. An ADD needs neither datastore nor
 //! controller, a DEL not even a ready node.
 
+mod add;
 mod addresses;
+mod del;
 mod descriptors;
 mod ledger;
 mod metrics;

@@ -4,15 +4,20 @@
 //! Called by the owner of the ledger, which sees to it that only one step at a time
 //! works on an attachment. Nothing here knows addresses, blocks or files.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use tokio::sync::Semaphore;
 use viaduct_cni::CniError;
-use viaduct_model::Endpoint;
+use viaduct_model::{Endpoint, MacAddr};
 
 use super::descriptors::Namespace;
+use crate::dataplane;
+use crate::dataplane::diff::diff;
+use crate::dataplane::objects::{Actual, ActualLink, Desired, LinkKind, Settings6};
+use crate::dataplane::plan::Plan;
 use crate::kernel::veth::{self, Pair};
 use crate::kernel::{NetlinkError, NetlinkSocket};
 
@@ -82,6 +87,7 @@ impl Wiring {
 /// of the link is removed first.
 pub(super) fn wire(
     host: &mut NetlinkSocket,
+    endpoint: &Endpoint,
     pair: &Pair,
     target: Namespace,
     replace: bool,
@@ -112,7 +118,7 @@ pub(super) fn wire(
     }
     .map_err(|e| clean(refused(pair, "create the veth pair", &e)))?;
 
-    connect(host, &mut pod, pair, index).map_err(|error| {
+    connect(host, &mut pod, endpoint, pair, index).map_err(|error| {
         let undone = veth::delete(host, &pair.link);
         if let Err(e) = &undone {
             tracing::error!(link = %pair.link, error = %e, "a link that was not wired stays behind");
@@ -151,6 +157,7 @@ fn make_room(
 fn connect(
     host: &mut NetlinkSocket,
     pod: &mut NetlinkSocket,
+    endpoint: &Endpoint,
     pair: &Pair,
     host_index: u32,
 ) -> Result<(), CniError> {
@@ -165,7 +172,6 @@ fn connect(
         }
         Err(e) => return Err(refused(pair, "look at the pod's interface", &e)),
     };
-    believe_no_router(&pair.link);
     let (requests, fine): (Vec<_>, Vec<_>) =
         veth::pod_requests(pair, pod_index).into_iter().unzip();
     let results = pod.execute(&requests);
@@ -177,17 +183,51 @@ fn connect(
             _ => {}
         }
     }
-    for result in host.execute(&veth::host_requests(pair, host_index)) {
-        result.map_err(|e| refused(pair, "set up the host's end", &e))?;
-    }
+    veth::finish_host_end(
+        host,
+        &pair.link,
+        host_index,
+        &host_plan(endpoint, host_index),
+    )
+    .map_err(|e| {
+        CniError::new(
+            CniError::KERNEL_REFUSED,
+            format!(
+                "link {} ({}): cannot set up the host's end: {e}",
+                pair.link, pair.address
+            ),
+        )
+    })?;
     wait_for_carrier(pod, pair)
 }
 
-/// Host ends take no part in IPv6 autoconfiguration. By sysctl since netlink knows
-/// no way; where the kernel has no IPv6, or /proc/sys is read-only, the
-/// reconciler says so.
-fn believe_no_router(link: &str) {
-    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{link}/accept_ra"), "0");
+/// What makes a new host end as it should be: decided by the very functions that
+/// keep it so afterwards, so that the reconciler finds nothing to repair.
+fn host_plan(endpoint: &Endpoint, index: u32) -> Plan {
+    let wired = Endpoint {
+        wired: true,
+        ..endpoint.clone()
+    };
+    let endpoints = Arc::new(BTreeMap::from([(endpoint.link.clone(), wired)]));
+    let mut desired = Desired::default();
+    dataplane::endpoints::desire(&endpoints, &mut desired);
+    let mut actual = Actual::default();
+    actual.links.insert(
+        endpoint.link.as_str().into(),
+        ActualLink {
+            index,
+            kind: LinkKind::Veth,
+            mac: Some(MacAddr::HOST_END),
+            mtu: endpoint.mtu,
+            up: false,
+            settings: None,
+            settings6: Some(Settings6 {
+                accept_ra: true,
+                generates_addresses: true,
+            }),
+        },
+    );
+    diff(&desired, &actual)
 }
 
 /// The end that came up first, the pod's, is activated by the kernel's link watch

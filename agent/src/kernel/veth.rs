@@ -7,27 +7,21 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::RouteNetlinkMessage as Message;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoKind,
-    InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
-};
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
     RouteType,
 };
-use viaduct_model::MacAddr;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use viaduct_model::{Cidr, MacAddr};
 
-use super::{NetlinkError, NetlinkSocket, Request};
-
-/// The protocol number that marks a route as ours.
-const ROUTE_PROTOCOL: u8 = 87;
+use super::{NetlinkError, NetlinkSocket, Request, apply, encode};
+use crate::dataplane::kernel::KernelError;
+use crate::dataplane::objects::{Address, ROUTE_PROTOCOL, Route};
+use crate::dataplane::plan::Op;
 
 /// The group that links wait in for their deletion ("viad"); the kernel deletes a
 /// whole group at the price of one link.
@@ -160,7 +154,7 @@ pub fn addresses_behind(
             Message::NewRoute(route) => Some(route),
             _ => None,
         })
-        .filter(|route| route.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL))
+        .filter(|route| route.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL))
         .filter(|route| route.header.destination_prefix_length == 32)
         .filter(|route| route.attributes.contains(&through))
         .filter_map(|route| {
@@ -172,52 +166,38 @@ pub fn addresses_behind(
     Ok(addresses.collect())
 }
 
-/// What makes the host's end work, in order.
-pub fn host_requests(pair: &Pair, index: u32) -> Vec<Request> {
-    let mut conf = InetDevConf::default();
-    conf.forwarding = 1;
-    conf.rp_filter = 1;
-    // Not in the creating message: the kernel refuses it there (EAFNOSUPPORT). And
-    // before `up`, so that IPv6 does not begin with an address of its own.
-    let settings = numbered(
-        index,
-        vec![LinkAttribute::AfSpecUnspec(vec![
-            AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]),
-            AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]),
-        ])],
-    );
-    vec![
-        Request::new(Message::SetLink(settings), 0),
-        up(index),
-        neighbour(index, pair.address, pair.pod_mac),
-        Request::new(
-            Message::NewRoute(host_route(pair.address, Some(index))),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        ),
-    ]
+/// Carries out what the reconciler would do about a host end that was just made.
+/// Returns the first refusal, but for settings that only a writable /proc/sys
+/// takes: the reconciler goes on about those.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn finish_host_end(
+    host: &mut NetlinkSocket,
+    link: &str,
+    index: u32,
+    plan: &[Op],
+) -> Result<(), KernelError> {
+    let mut indices = apply::Indices::from([(link.into(), index)]);
+    let answers = apply::apply(host, &mut indices, plan);
+    plan.iter()
+        .zip(answers)
+        .filter(|(op, _)| !matches!(op, Op::RefuseRouterAdvertisements { .. }))
+        .try_for_each(|(_, answer)| answer)
 }
 
 /// What makes the pod's end work, in order, and whether "it is there already" is
 /// fine with that request: another network of the same pod may have its default
 /// route already (CNI spec, section 5).
 pub fn pod_requests(pair: &Pair, index: u32) -> Vec<(Request, bool)> {
-    let mut address = AddressMessage::default();
-    address.header.family = AddressFamily::Inet;
-    address.header.prefix_len = 32;
-    address.header.scope = AddressScope::Universe;
-    address.header.index = index;
-    address.attributes = vec![
-        AddressAttribute::Local(IpAddr::V4(pair.address)),
-        AddressAttribute::Address(IpAddr::V4(pair.address)),
-    ];
-    let mut to_gateway = route(pair.gateway, 32, RouteScope::Link, RouteProtocol::Boot);
+    let address = Address {
+        link: pair.ifname.as_str().into(),
+        address: pair.address,
+        prefix_len: 32,
+    };
+    let mut to_gateway = pod_route(pair.gateway, 32, RouteScope::Link);
     to_gateway.attributes.push(RouteAttribute::Oif(index));
-    let mut default = route(
-        Ipv4Addr::UNSPECIFIED,
-        0,
-        RouteScope::Universe,
-        RouteProtocol::Boot,
-    );
+    let mut default = pod_route(Ipv4Addr::UNSPECIFIED, 0, RouteScope::Universe);
     default.header.flags = RouteFlags::Onlink;
     default.attributes.extend([
         RouteAttribute::Oif(index),
@@ -225,10 +205,13 @@ pub fn pod_requests(pair: &Pair, index: u32) -> Vec<(Request, bool)> {
     ]);
     let create = NLM_F_CREATE | NLM_F_EXCL;
     vec![
-        (up(LOOPBACK), false),
-        (up(index), false),
-        (Request::new(Message::NewAddress(address), create), true),
-        (neighbour(index, pair.gateway, pair.host_mac), false),
+        (encode::set_link(LOOPBACK, None, None), false),
+        (encode::set_link(index, None, None), false),
+        (encode::add_address(index, &address), true),
+        (
+            encode::put_neighbour(index, pair.gateway, pair.host_mac),
+            false,
+        ),
         (Request::new(Message::NewRoute(to_gateway), create), true),
         (Request::new(Message::NewRoute(default), create), true),
     ]
@@ -248,9 +231,9 @@ pub fn cut_off(
     let mut requests = Vec::new();
     for address in addresses {
         // By address alone: the link, and its index with it, may be gone.
-        if let IpAddr::V4(v4) = *address {
-            let message = Message::DelRoute(host_route(v4, None));
-            requests.push(Request::new(message, 0));
+        if address.is_ipv4() {
+            let route = Route::through(Cidr::host(*address), link.into());
+            requests.push(encode::remove_route(None, &route));
         }
     }
     let mut doomed = named(link);
@@ -290,55 +273,13 @@ fn named(name: &str) -> LinkMessage {
     link
 }
 
-fn numbered(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.attributes = attributes;
-    link
-}
-
-fn up(index: u32) -> Request {
-    let mut link = numbered(index, Vec::new());
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    Request::new(Message::SetLink(link), 0)
-}
-
-fn neighbour(index: u32, address: Ipv4Addr, mac: MacAddr) -> Request {
-    let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
-    message.header.ifindex = index;
-    message.header.state = NeighbourState::Permanent;
-    message.attributes = vec![
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
-        NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
-    ];
-    Request::new(Message::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
-}
-
-fn host_route(address: Ipv4Addr, index: Option<u32>) -> RouteMessage {
-    let mut message = route(
-        address,
-        32,
-        RouteScope::Link,
-        RouteProtocol::Other(ROUTE_PROTOCOL),
-    );
-    message.attributes.extend(index.map(RouteAttribute::Oif));
-    message
-}
-
-fn route(
-    destination: Ipv4Addr,
-    prefix_len: u8,
-    scope: RouteScope,
-    protocol: RouteProtocol,
-) -> RouteMessage {
+fn pod_route(destination: Ipv4Addr, prefix_len: u8, scope: RouteScope) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.destination_prefix_length = prefix_len;
     message.header.scope = scope;
-    message.header.protocol = protocol;
+    message.header.protocol = RouteProtocol::Boot;
     message.header.kind = RouteType::Unicast;
     if prefix_len > 0 {
         let address = RouteAddress::Inet(destination);

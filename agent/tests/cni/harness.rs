@@ -16,6 +16,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::watch;
 use viaduct_agent::cni::{self, CniHandle, CniOptions};
+use viaduct_agent::dataplane::diff::diff;
+use viaduct_agent::dataplane::endpoints::desire;
+use viaduct_agent::dataplane::kernel::Kernel;
+use viaduct_agent::dataplane::objects::Desired;
+use viaduct_agent::kernel::NetlinkKernel;
 use viaduct_agent::state::{DataplaneReport, LocalNode, NodeState, UnderlayLink};
 use viaduct_cni::frame::{self, HEADER};
 use viaduct_cni::protocol::{PROTOCOL, Reply, Request, Verb, Wired};
@@ -141,6 +146,14 @@ impl Node {
         assert_eq!(self.used(), 0);
         assert_eq!(self.records(), 0);
         assert_eq!(run("ip", &["route", "show", "proto", "87"]), "");
+    }
+
+    /// The reconciler would find nothing to do about the endpoints.
+    pub(crate) fn is_as_desired(&self) {
+        let mut desired = Desired::default();
+        desire(&self.handle.endpoints.borrow(), &mut desired);
+        let actual = NetlinkKernel::open().unwrap().dump().unwrap();
+        assert_eq!(diff(&desired, &actual), Vec::new());
     }
 
     pub(crate) async fn ask(&self, request: Request, descriptors: Vec<OwnedFd>) -> Reply {

@@ -57,6 +57,7 @@ fn an_add_wires_a_pod_and_a_del_takes_all_of_it_away() {
         }
         assert!(!run("ip", &["-6", "address", "show", "dev", link]).contains("fe80"));
         assert!(node.handle.endpoints.borrow()[link].wired);
+        node.is_as_desired();
         assert_eq!((node.used(), node.records()), (1, 1));
 
         // Again: the same answer, nothing new.

@@ -1,0 +1,229 @@
+//! ADD as the owner decides it: what there is of the attachment already, which
+//! address it gets, and what an outcome means.
+
+use viaduct_cni::protocol::{Reply, Wired};
+use viaduct_cni::{CniError, spool};
+use viaduct_model::{Endpoint, MacAddr};
+
+use super::descriptors::Namespace;
+use super::owner::{Event, Job, Owner};
+use super::wiring::{self, Failure};
+use super::{GATEWAY, pair_of};
+use crate::kernel::{NetlinkError, NetlinkSocket, veth};
+
+impl Owner {
+    pub(super) fn begin_add(&mut self, link: &str, job: Job) {
+        // A DEL of an earlier life must not strike this one at the next start.
+        if let Err(e) = spool::remove(&self.run_dir, &job.request.id) {
+            let error = CniError::new(
+                CniError::IO_FAILURE,
+                format!(
+                    "attachment {}: cannot clear its spooled DEL: {e}",
+                    job.request.id
+                ),
+            );
+            return self.refuse(job, error);
+        }
+        let Some(namespace) = &job.namespace else {
+            let error = CniError::new(CniError::PROTOCOL, "ADD came without descriptors");
+            return self.refuse(job, error);
+        };
+        let Some(existing) = self.endpoints.get(link).cloned() else {
+            return self.add_anew(link, job);
+        };
+        if self.stand_ins.contains_key(link) || existing.id != job.request.id {
+            let error = CniError::new(
+                CniError::CONFLICT,
+                format!(
+                    "attachment {}: its link {link} belongs to {}",
+                    job.request.id, existing.id
+                ),
+            )
+            .with_details("DEL that attachment first");
+            return self.refuse(job, error);
+        }
+        if existing.wired && existing.netns_id == namespace.id {
+            return self.inspect(&existing, job);
+        }
+        self.add_again(existing, job);
+    }
+
+    fn add_anew(&mut self, link: &str, job: Job) {
+        let mtu = self.node.borrow().as_ref().map(|state| state.local.mtu);
+        let Some(mtu) = mtu else {
+            let why = "this node has not read its blocks from the datastore yet";
+            return self.refuse(job, CniError::new(CniError::TRY_AGAIN_LATER, why));
+        };
+        let (address, allocated_at) = match self.addresses.allocate(&job.request.id) {
+            Ok(allocated) => allocated,
+            Err(e) => {
+                self.starved = true;
+                self.publish();
+                let error = CniError::new(CniError::TRY_AGAIN_LATER, e.to_string());
+                return self.refuse(job, error);
+            }
+        };
+        let request = &job.request;
+        let endpoint = Endpoint {
+            id: request.id.clone(),
+            network: request.network.clone(),
+            netns: request.netns.clone(),
+            netns_id: job.namespace.as_ref().map_or((0, 0), |n| n.id),
+            link: link.to_owned(),
+            addresses: vec![address],
+            pod_mac: request.id.pod_mac(),
+            mtu,
+            allocated_at,
+            wired: false,
+            pod: request.pod.clone(),
+        };
+        self.wire(endpoint, job, false);
+    }
+
+    /// The attachment is there, but not as this ADD wants it: the same addresses, a
+    /// new pair.
+    fn add_again(&mut self, existing: Endpoint, job: Job) {
+        if !self.addresses.are_ours(&existing.addresses) {
+            let error = CniError::new(
+                CniError::TRY_AGAIN_LATER,
+                format!(
+                    "attachment {}: its address is in no block of this node any more",
+                    existing.id
+                ),
+            )
+            .with_details("DEL it, then ADD again");
+            return self.refuse(job, error);
+        }
+        let endpoint = Endpoint {
+            netns: job.request.netns.clone(),
+            netns_id: job.namespace.as_ref().map_or((0, 0), |n| n.id),
+            wired: false,
+            ..existing
+        };
+        self.wire(endpoint, job, true);
+    }
+
+    /// Writes the endpoint down and has it wired.
+    fn wire(&mut self, endpoint: Endpoint, mut job: Job, replace: bool) {
+        let (Some(pair), Some(namespace)) = (pair_of(&endpoint), job.namespace.take()) else {
+            if !replace {
+                self.addresses.release(&endpoint.id);
+            }
+            let error = CniError::new(
+                CniError::CONFLICT,
+                format!(
+                    "attachment {}: its record holds no IPv4 address, or its descriptors are lost",
+                    endpoint.id
+                ),
+            );
+            return self.refuse(job, error);
+        };
+        if let Err(error) = self.record(endpoint.clone()) {
+            if !replace {
+                self.forget(&endpoint);
+            }
+            return self.refuse(job, error);
+        }
+        let (wiring, own) = (self.wiring.clone(), self.own.clone());
+        tokio::spawn(async move {
+            let outcome = wiring
+                .run(move |host| wiring::wire(host, &endpoint, &pair, namespace, replace))
+                .await
+                .unwrap_or_else(|e| Err(no_socket(&e)));
+            let _ = own.send(Event::Wired { job, outcome }).await;
+        });
+    }
+
+    pub(super) fn wired(&mut self, job: Job, outcome: Result<(), Failure>) {
+        let link = job.request.id.link_name();
+        let Some(endpoint) = self.endpoints.get(&link).cloned() else {
+            // Only this attachment's own jobs remove it, and they wait in line.
+            let error = CniError::new(
+                CniError::CONFLICT,
+                format!("link {link}: its record is gone"),
+            );
+            return self.refuse(job, error);
+        };
+        match outcome {
+            Ok(()) => {
+                let endpoint = Endpoint {
+                    wired: true,
+                    ..endpoint
+                };
+                let reply = Reply::Wired(answer_of(&endpoint));
+                match self.record(endpoint) {
+                    Ok(()) => self.answer(job, reply),
+                    // The record says "not wired" still, which a DEL or the next
+                    // start cleans up.
+                    Err(error) => self.refuse(job, error),
+                }
+            }
+            Err(failure) => {
+                if !failure.leftover {
+                    self.forget(&endpoint);
+                }
+                self.refuse(job, failure.error);
+            }
+        }
+    }
+
+    fn inspect(&mut self, existing: &Endpoint, mut job: Job) {
+        let pair = pair_of(existing);
+        let (wiring, own) = (self.wiring.clone(), self.own.clone());
+        tokio::spawn(async move {
+            let namespace = job.namespace.take();
+            let (namespace, stands) = match (pair, namespace) {
+                (Some(pair), Some(namespace)) => wiring
+                    .run(move |host| inspect(host, &pair, namespace))
+                    .await
+                    .map_or((None, false), |(n, stands)| (Some(n), stands)),
+                (_, namespace) => (namespace, false),
+            };
+            job.namespace = namespace;
+            let _ = own.send(Event::Inspected { job, stands }).await;
+        });
+    }
+
+    pub(super) fn inspected(&mut self, job: Job, stands: bool) {
+        let link = job.request.id.link_name();
+        match self.endpoints.get(&link).cloned() {
+            Some(existing) if stands => self.answer(job, Reply::Wired(answer_of(&existing))),
+            Some(existing) => self.add_again(existing, job),
+            None => self.add_anew(&link, job),
+        }
+    }
+}
+
+/// Looks an attachment over and gives its descriptors back, the socket as a new
+/// one of the same namespace.
+fn inspect(host: &mut NetlinkSocket, pair: &veth::Pair, namespace: Namespace) -> (Namespace, bool) {
+    let stands = namespace
+        .rtnetlink
+        .try_clone()
+        .ok()
+        .and_then(|fd| NetlinkSocket::from_fd(fd).ok())
+        .is_some_and(|mut pod| wiring::stands(host, pair, &mut pod));
+    (namespace, stands)
+}
+
+fn answer_of(endpoint: &Endpoint) -> Wired {
+    Wired {
+        host_link: endpoint.link.clone(),
+        host_mac: MacAddr::HOST_END,
+        pod_mac: endpoint.pod_mac,
+        mtu: endpoint.mtu,
+        addresses: endpoint.addresses.clone(),
+        gateways: vec![GATEWAY.into()],
+    }
+}
+
+fn no_socket(error: &NetlinkError) -> Failure {
+    Failure {
+        error: CniError::new(
+            CniError::TRY_AGAIN_LATER,
+            format!("the node's kernel cannot be asked: {error}"),
+        ),
+        // Without a socket nothing was done; a step that was cut off may have been.
+        leftover: !matches!(error, NetlinkError::Socket { .. }),
+    }
+}
