@@ -1,4 +1,6 @@
 //! How long to wait before the next attempt: doubling, with jitter, bounded.
+//!
+//! Used by whoever tries again for ever: followers, lease keepers, the controller.
 
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 /// The waits between attempts at something that must work in the end.
 #[derive(Debug, Default)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     failures: u32,
 }
 
@@ -15,7 +17,11 @@ impl Backoff {
     /// The wait before the next attempt: 50 ms after the first failure, then
     /// twice as long each time up to 5 s; between half and all of it, by chance,
     /// so that a thousand nodes do not come back in step.
-    pub(crate) fn next(&mut self) -> Duration {
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "it is no iterator: it never ends and is reset"
+    )]
+    pub fn next(&mut self) -> Duration {
         let full = FIRST
             .saturating_mul(1 << self.failures.min(10))
             .min(LONGEST);
@@ -24,7 +30,7 @@ impl Backoff {
     }
 
     /// The attempt worked.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 }

@@ -99,6 +99,20 @@ impl StoreArgs {
     }
 }
 
+/// What clap refuses, as one line that names the flag, the value and what is
+/// allowed; clap itself would add usage and hints on lines of their own. Binaries
+/// print it to standard error and exit with 2.
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let told: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    told.join(" ")
+}
+
 type Half<'a> = (&'static str, Option<&'a std::path::Path>);
 
 /// Refuses one flag of a pair without the other.
@@ -140,6 +154,15 @@ mod tests {
         assert_eq!(error.field, "--datastore");
         assert!(error.to_string().contains("sqlite:/"), "{error}");
         assert_eq!(options(&["--datastore", ""]).unwrap_err(), error);
+    }
+
+    #[test]
+    fn what_clap_refuses_becomes_one_line() {
+        let line = one_line(&Cli::try_parse_from(["x", "--datastor", "y"]).unwrap_err());
+        assert!(
+            line.contains("--datastor") && !line.contains('\n') && !line.contains("Usage"),
+            "{line}"
+        );
     }
 
     #[test]

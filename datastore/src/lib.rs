@@ -4,7 +4,7 @@
 //! reading and writing is [`records`], following a kind for ever is [`follow`].
 //! No type of etcd-client or rusqlite ever leaves this crate.
 
-mod backoff;
+pub mod backoff;
 mod connectivity;
 pub mod etcd;
 pub mod flags;
@@ -15,6 +15,7 @@ pub mod sqlite;
 pub mod store;
 pub mod url;
 
+pub use backoff::Backoff;
 pub use flags::StoreArgs;
 pub use follow::{Update, follow};
 pub use liveness::{HoldError, HoldState, Holding, hold};

@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! viaduct-controller: all of it is in the library.
+
+fn main() -> std::process::ExitCode {
+    viaduct_controller::main()
+}

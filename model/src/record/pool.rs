@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Extra, Kind, Record};
-use crate::{Cidr, Family, Invalid, PoolName};
+use super::{Extra, Kind, Node, Record};
+use crate::{Cidr, Family, Invalid, NodeName, PoolName};
 
 /// A range of pod addresses. The spec is written by the user, the status by the
 /// leading controller.
@@ -109,6 +109,71 @@ impl Pool {
             }
         }
         Ok(())
+    }
+}
+
+impl Pool {
+    /// Whether a node with these labels may be given blocks of this pool: it
+    /// carries every label of the selector.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.node_selector
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+    }
+
+    /// Refuses a pool that shares addresses with the network that carries a
+    /// node's tunnels: routes to pods would take the tunnels' own packets.
+    ///
+    /// # Errors
+    /// Names the node and both prefixes.
+    pub fn apart_from_underlay(
+        &self,
+        name: &PoolName,
+        node_name: &NodeName,
+        node: &Node,
+    ) -> Result<(), Invalid> {
+        match node
+            .underlay_networks
+            .iter()
+            .find(|n| n.overlaps(&self.cidr))
+        {
+            None => Ok(()),
+            Some(network) => Err(Invalid::new(
+                format!("pool {:?}", name.as_str()),
+                "cidr",
+                self.cidr,
+                format!(
+                    "it overlaps {network}, the underlay network of node {:?}; \
+                     pods and underlay must not share addresses",
+                    node_name.as_str()
+                ),
+            )),
+        }
+    }
+
+    /// Refuses a range of the other family than the one that is meant.
+    ///
+    /// # Errors
+    /// Names the field, the range and the family that belongs there.
+    pub fn of_family(
+        object: impl Into<String>,
+        field: &'static str,
+        cidr: Cidr,
+        family: Family,
+    ) -> Result<Cidr, Invalid> {
+        if cidr.family() == family {
+            return Ok(cidr);
+        }
+        let example = match family {
+            Family::V4 => "10.64.0.0/16",
+            Family::V6 => "fd00:64::/48",
+        };
+        Err(Invalid::new(
+            object,
+            field,
+            cidr,
+            format!("an {family} prefix is meant here, such as {example}"),
+        ))
     }
 }
 
@@ -247,6 +312,47 @@ mod tests {
             .to_string();
         assert!(error.contains("one") && error.contains("two"), "{error}");
         assert!(big.disjoint_from(&one, [(&one, &big)]).is_ok());
+    }
+
+    #[test]
+    fn a_pool_inside_the_underlay_is_refused_with_both_prefixes_and_the_node() {
+        let node: Node = serde_json::from_str(
+            r#"{"incarnation":"i","underlay":{"v4":"10.1.0.5"},"underlayNetworks":["10.1.0.0/24"],
+                "backend":{"type":"vxlan","vni":1,"port":8472,"vtepMac":"02:00:5e:00:53:01"},"mtu":1450}"#,
+        )
+        .unwrap();
+        let (name, node_name) = ("p".parse().unwrap(), "n1".parse().unwrap());
+        let check = |cidr| pool(cidr, Some(26)).apart_from_underlay(&name, &node_name, &node);
+        let error = check("10.1.0.0/16").unwrap_err().to_string();
+        for part in ["10.1.0.0/16", "10.1.0.0/24", "n1"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(check("10.1.0.0/26").is_err());
+        assert!(check("10.2.0.0/16").is_ok());
+    }
+
+    #[test]
+    fn selectors_need_every_label() {
+        let labels = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect()
+        };
+        let mut pool = pool("10.0.0.0/16", None);
+        assert!(pool.selects(&labels(&[])));
+        pool.node_selector = labels(&[("zone", "a"), ("disk", "ssd")]);
+        assert!(pool.selects(&labels(&[("zone", "a"), ("disk", "ssd"), ("x", "y")])));
+        assert!(!pool.selects(&labels(&[("zone", "a")])));
+        assert!(!pool.selects(&labels(&[("zone", "b"), ("disk", "ssd")])));
+    }
+
+    #[test]
+    fn the_other_family_is_refused_where_one_is_meant() {
+        let v6 = "fd00::/48".parse().unwrap();
+        let error = Pool::of_family("flag", "--pool", v6, Family::V4).unwrap_err();
+        assert!(error.to_string().contains("IPv4"), "{error}");
+        assert_eq!(Pool::of_family("flag", "--pool", v6, Family::V6), Ok(v6));
     }
 
     #[test]
