@@ -58,11 +58,13 @@ fn namespace_id(fd: &OwnedFd) -> Result<(u64, u64), CniError> {
         ))
     };
     let is_namespace = fstatfs(fd).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC);
-    // The link of a namespace's descriptor names its kind; a file of that name
-    // would show with a path before it.
+    // The link of a namespace's descriptor names its kind, or the path where it is
+    // mounted, as runtimes do; then its kind is what the plugin has entered it as.
     let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let is_network = std::fs::read_link(link)
-        .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"net:["));
+    let is_network = std::fs::read_link(link).is_ok_and(|target| {
+        let target = target.as_os_str().as_encoded_bytes();
+        target.starts_with(b"net:[") || target.starts_with(b"/")
+    });
     if !is_namespace || !is_network {
         return refuse("is not a network namespace");
     }
