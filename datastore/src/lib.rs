@@ -1,7 +1,7 @@
 //! The datastore: one trait, and the stores behind it.
 //!
 //! Stores hold opaque bytes by [`Kind`](viaduct_model::Kind) and name; typed
-//! reading and writing is [`records`], following a kind for ever is [`follow`].
+//! reading and writing is [`records`], following a kind for ever is [`follow()`].
 //! No type of etcd-client or rusqlite ever leaves this crate.
 
 pub mod backoff;
