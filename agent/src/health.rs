@@ -248,6 +248,8 @@ fn readiness(
                 );
             }
             readiness.problems.extend(report.problems.iter().cloned());
+            // One bad record must not make every node of the cluster unready.
+            readiness.warnings.extend(report.refusals.iter().cloned());
             if readiness.problems.is_empty() && !report.verified {
                 readiness
                     .problems

@@ -69,6 +69,9 @@ pub struct DataplaneReport {
     pub can_wire: bool,
     /// What differs still, one sentence each: object and reason.
     pub problems: Vec<String>,
+    /// What of the cluster is not put into the kernel at all, one sentence each:
+    /// peers, pools and blocks that would do harm. Not this node's fault.
+    pub refusals: Vec<String>,
     /// Reconciles so far.
     pub reconciles: u64,
     /// Objects that were repaired so far, that is changed though nothing but the

@@ -34,8 +34,10 @@ pub struct Outcome {
     /// Whether this node's overlay address stands on a tunnel that is right; `None`
     /// while the node has no such address.
     pub overlay: Option<bool>,
-    /// What was refused or does not succeed, one sentence each.
+    /// What does not succeed, one sentence each.
     pub problems: Vec<String>,
+    /// What was refused, one sentence each.
+    pub refusals: Vec<String>,
     /// Changes that were made.
     pub applied: u64,
     /// Those of them that were needed though nothing but the kernel had changed.
@@ -179,7 +181,7 @@ impl Outcome {
                     (Some(want), Some(is)) if is_right(want, is)
                 )
         });
-        self.problems = desired.refusals.clone();
+        self.refusals = desired.refusals.clone();
         let mut waiting: BTreeMap<&LinkName, usize> = BTreeMap::new();
         let mut told = Vec::new();
         for op in rest {

@@ -104,11 +104,8 @@ impl Reconciler {
     fn publish(&self, outcome: Outcome) {
         self.report.send_if_modified(|report| {
             let before = report.clone();
-            for problem in &outcome.problems {
-                if !report.problems.contains(problem) {
-                    tracing::warn!("dataplane: {problem}");
-                }
-            }
+            warn_of_new(&report.problems, &outcome.problems);
+            warn_of_new(&report.refusals, &outcome.refusals);
             if outcome.verified && !report.verified {
                 tracing::info!(applied = outcome.applied, "the kernel is as it should be");
             }
@@ -120,12 +117,19 @@ impl Reconciler {
             };
             report.verified = outcome.verified;
             report.problems = outcome.problems;
+            report.refusals = outcome.refusals;
             report.repairs += outcome.repaired;
             let told = *report != before;
             // A count alone is no news.
             report.reconciles += 1;
             told || report.reconciles == 1
         });
+    }
+}
+
+fn warn_of_new(known: &[String], now: &[String]) {
+    for sentence in now.iter().filter(|sentence| !known.contains(sentence)) {
+        tracing::warn!("dataplane: {sentence}");
     }
 }
 

@@ -15,6 +15,9 @@ use crate::dataplane::plan::Op;
 /// Indices of links by name.
 pub(super) type Indices = HashMap<LinkName, u32>;
 
+/// Messages that are held at once; bounds the memory that 2,000 peers take.
+const BATCH: usize = 512;
+
 type Answer = Result<(), KernelError>;
 
 /// Carries out `plan` in order. Changes that need nothing but an index are sent in
@@ -24,7 +27,12 @@ pub(super) fn apply(socket: &mut NetlinkSocket, indices: &mut Indices, plan: &[O
     let mut batch = Batch::default();
     for (i, op) in plan.iter().enumerate() {
         match prepare(op, indices) {
-            Ok(Step::Send(request)) => batch.push(i, request),
+            Ok(Step::Send(request)) => {
+                batch.push(i, request);
+                if batch.requests.len() == BATCH {
+                    batch.flush(socket, plan, &mut answers);
+                }
+            }
             Ok(Step::Create(request)) => {
                 batch.flush(socket, plan, &mut answers);
                 answers[i] = create(socket, indices, op, request);

@@ -11,9 +11,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
-    NLMSG_OVERRUN, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader,
+    NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
@@ -36,6 +36,9 @@ const BATCH: usize = 64;
 
 /// What the kernel may queue for us, in bytes.
 const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// The length of a netlink message's header in bytes.
+const NETLINK_HEADER: usize = 16;
 
 /// The kernel fills datagrams of up to 32 KiB in a dump; one object may be longer.
 const READ_BUFFER: usize = 128 << 10;
@@ -155,7 +158,7 @@ impl NetlinkSocket {
     pub fn request(&mut self, request: Request) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         let first = self.next_sequence(1);
         self.write.clear();
-        self.push(request.message, request.flags | NLM_F_ACK, first);
+        self.push(&request.message, request.flags | NLM_F_ACK, first);
         self.send()?;
         let mut answers = Vec::new();
         self.receive(|message| {
@@ -201,7 +204,7 @@ impl NetlinkSocket {
     ) -> Result<bool, NetlinkError> {
         let sequence = self.next_sequence(1);
         self.write.clear();
-        self.push(message.clone(), NLM_F_DUMP, sequence);
+        self.push(message, NLM_F_DUMP, sequence);
         self.send()?;
         let mut consistent = true;
         self.receive(|message| {
@@ -243,7 +246,7 @@ impl NetlinkSocket {
         for (i, request) in batch.iter().enumerate() {
             let ack = if i == last { NLM_F_ACK } else { 0 };
             self.push(
-                request.message.clone(),
+                &request.message,
                 request.flags | ack,
                 first.wrapping_add(i as u32),
             );
@@ -270,16 +273,19 @@ impl NetlinkSocket {
         first
     }
 
-    fn push(&mut self, message: RouteNetlinkMessage, flags: u16, sequence: u32) {
+    /// Writes a message behind those that wait to be sent, without a copy of it.
+    fn push(&mut self, message: &RouteNetlinkMessage, flags: u16, sequence: u32) {
+        let start = self.write.len();
+        let body = start + NETLINK_HEADER;
+        let end = body + NetlinkSerializable::buffer_len(message);
         let mut header = NetlinkHeader::default();
+        header.length = (end - start) as u32;
+        header.message_type = message.message_type();
         header.flags = flags | NLM_F_REQUEST;
         header.sequence_number = sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
-        message.finalize();
-        let start = self.write.len();
-        let end = start + message.buffer_len();
         self.write.resize(end.next_multiple_of(4), 0);
-        message.serialize(&mut self.write[start..end]);
+        header.emit(&mut self.write[start..body]);
+        message.serialize(&mut self.write[body..end]);
     }
 
     fn send(&self) -> Result<(), NetlinkError> {
