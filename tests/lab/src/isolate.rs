@@ -327,4 +327,100 @@ mod tests {
     fn without_the_marker_a_process_is_the_outer_one() {
         assert_eq!(Stage::current(), Stage::Outer);
     }
+
+    /// What [`whatever_happens_to_the_outer_process_nothing_is_left`] runs in a lab:
+    /// leaves a process behind that ignores being asked to end, and stays.
+    #[test]
+    #[ignore = "runs as the helper of another test only"]
+    fn helper_that_stays() {
+        match Stage::current() {
+            Stage::Outer => {}
+            Stage::Init => {
+                init(helper_arguments()).unwrap();
+            }
+            Stage::Worker => {
+                let control = prepare().unwrap();
+                crate::netns::add("left").unwrap();
+                std::fs::write("/run/left", "").unwrap();
+                crate::command::command("sh")
+                    .args(["-c", "trap '' TERM HUP INT; setsid sleep 1000 & sleep 1000"])
+                    .spawn()
+                    .unwrap();
+                control.ready("up").unwrap();
+                loop {
+                    std::thread::park();
+                }
+            }
+        }
+    }
+
+    fn helper_arguments() -> Vec<OsString> {
+        [
+            "isolate::tests::helper_that_stays",
+            "--exact",
+            "--ignored",
+            "--nocapture",
+        ]
+        .map(OsString::from)
+        .into()
+    }
+
+    fn descendants(pid: u32) -> Vec<u32> {
+        let mut all = vec![pid];
+        let mut next = 0;
+        while let Some(parent) = all.get(next).copied() {
+            next += 1;
+            let tasks = std::fs::read_dir(format!("/proc/{parent}/task"));
+            for task in tasks.into_iter().flatten().flatten() {
+                let children = std::fs::read_to_string(task.path().join("children"));
+                let children = children.unwrap_or_default();
+                all.extend(
+                    children
+                        .split_whitespace()
+                        .filter_map(|c| c.parse::<u32>().ok()),
+                );
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn whatever_happens_to_the_outer_process_nothing_is_left() {
+        let isolated = Isolated {
+            args: helper_arguments(),
+            output: Some((Stdio::null(), Stdio::null())),
+            detached: false,
+        };
+        let (mut child, socket) = isolated.spawn().unwrap();
+        let (up, is_up) = std::sync::mpsc::channel();
+        let served = socket.try_clone().unwrap();
+        std::thread::spawn(move || {
+            control::serve(&served, &|_| Ok(up.send(())?));
+        });
+        is_up
+            .recv_timeout(std::time::Duration::from_secs(20))
+            .expect("the helper does not come up");
+        // unshare, init, the worker, sh and two sleeps.
+        let patience = std::time::Duration::from_secs(10);
+        let all = crate::wait::eventually(patience, || {
+            let all = descendants(child.id());
+            anyhow::ensure!(all.len() >= 6, "only {all:?}");
+            Ok(all)
+        })
+        .unwrap();
+        assert!(!Path::new("/run/left").exists());
+        assert!(!crate::netns::path("left").exists());
+        // What the kernel does when a process is killed: its sockets are closed.
+        socket.shutdown(std::net::Shutdown::Both).unwrap();
+        child.wait().unwrap();
+        crate::wait::eventually(patience, || {
+            let left: Vec<_> = all
+                .iter()
+                .filter(|pid| Path::new(&format!("/proc/{pid}/root")).read_link().is_ok())
+                .collect();
+            anyhow::ensure!(left.is_empty(), "still there: {left:?}");
+            Ok(())
+        })
+        .unwrap();
+    }
 }
