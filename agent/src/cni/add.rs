@@ -1,6 +1,8 @@
 //! ADD as the owner decides it: what there is of the attachment already, which
 //! address it gets, and what an outcome means.
 
+use std::io;
+
 use viaduct_cni::protocol::{Reply, Wired};
 use viaduct_cni::{CniError, spool};
 use viaduct_model::{Endpoint, MacAddr};
@@ -14,7 +16,9 @@ use crate::kernel::{NetlinkError, NetlinkSocket, veth};
 impl Owner {
     pub(super) fn begin_add(&mut self, link: &str, job: Job) {
         // A DEL of an earlier life must not strike this one at the next start.
-        if let Err(e) = spool::remove(&self.run_dir, &job.request.id) {
+        // One that may not be touched may not be read then either.
+        let cleared = spool::remove(&self.run_dir, &job.request.id);
+        if let Err(e) = cleared.or_else(unless_forbidden) {
             let error = CniError::new(
                 CniError::IO_FAILURE,
                 format!(
@@ -204,6 +208,13 @@ fn inspect(host: &mut NetlinkSocket, pair: &veth::Pair, namespace: Namespace) ->
         .and_then(|fd| NetlinkSocket::from_fd(fd).ok())
         .is_some_and(|mut pod| wiring::stands(host, pair, &mut pod));
     (namespace, stands)
+}
+
+fn unless_forbidden(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Ok(()),
+        _ => Err(error),
+    }
 }
 
 fn answer_of(endpoint: &Endpoint) -> Wired {

@@ -76,7 +76,7 @@ impl CniOptions {
 
 /// Why the server cannot start.
 #[derive(Debug, Error)]
-pub enum CniError {
+pub enum StartError {
     /// A directory, the ledger or the spool cannot be used.
     #[error("CNI server: cannot {what} in --run-dir {run_dir}: {source}")]
     RunDir {
@@ -125,11 +125,11 @@ pub async fn start(
     options: CniOptions,
     node: watch::Receiver<Option<NodeState>>,
     report: watch::Receiver<DataplaneReport>,
-) -> Result<CniHandle, CniError> {
+) -> Result<CniHandle, StartError> {
     let run_dir = options.run_dir;
     let failed = |what| {
         let run_dir = run_dir.clone();
-        move |source| CniError::RunDir {
+        move |source| StartError::RunDir {
             what,
             run_dir,
             source,

@@ -200,7 +200,8 @@ impl Owner {
         let count = i64::try_from(self.endpoints.len()).unwrap_or(i64::MAX);
         self.metrics.endpoints.set(count);
         self.endpoints_out.send_if_modified(|out| {
-            let changed = *out != self.endpoints;
+            // Every change made a copy, since the watch holds the last one.
+            let changed = !Arc::ptr_eq(out, &self.endpoints);
             if changed {
                 *out = self.endpoints.clone();
             }

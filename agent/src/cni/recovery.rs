@@ -34,8 +34,8 @@ pub(super) struct Recovered {
 /// Brings ledger, spool and kernel together.
 ///
 /// # Errors
-/// When the kernel or the directories cannot be read; a single record never stops
-/// the others.
+/// When the kernel or the ledger cannot be read; a single record never stops the
+/// others.
 pub(super) fn recover(
     run_dir: &Path,
     ledger: &Ledger,
@@ -50,7 +50,9 @@ pub(super) fn recover(
     };
     drop_unfinished(&mut recovered, ledger, host, &links);
     keep_damaged(&mut recovered, ledger, host, &links, damaged);
-    replay(&mut recovered, run_dir, ledger, host)?;
+    if let Err(error) = replay(&mut recovered, run_dir, ledger, host) {
+        tracing::error!(%error, "the spool cannot be read: DELs in it stay undone");
+    }
     Ok(recovered)
 }
 
@@ -178,11 +180,17 @@ fn replay(
             Some(endpoint) => remove(recovered, ledger, host, &endpoint),
             None => true,
         };
-        if done {
-            tracing::info!(attachment = %request.id, "a spooled DEL is done");
-            std::fs::remove_file(&entry.path)?;
+        let taken_out = if done {
+            std::fs::remove_file(&entry.path)
         } else {
-            recovered.spooled += 1;
+            Err(io::Error::other("it could not be done"))
+        };
+        match taken_out {
+            Ok(()) => tracing::info!(attachment = %request.id, "a spooled DEL is done"),
+            Err(error) => {
+                recovered.spooled += 1;
+                tracing::error!(attachment = %request.id, %error, "a spooled DEL stays in the spool");
+            }
         }
     }
     Ok(())
