@@ -138,6 +138,32 @@ fn the_reconciler_heals_every_object_and_leaves_others_alone() {
 }
 
 #[test]
+fn others_churn_wakes_nobody_and_a_storm_of_damage_ends_healed() {
+    in_namespace(|| {
+        let scene = Scene::start(scene::cluster());
+        scene.settled();
+        // The echoes of the beginning have been judged.
+        std::thread::sleep(Duration::from_millis(300));
+        let before = scene.report().reconciles;
+        ok(
+            "for i in $(seq 2000); do echo route add 10.9.0.0/24 dev eth0; \
+            echo neigh replace 192.168.64.77 lladdr 02:00:00:00:00:77 dev eth0; \
+            echo route del 10.9.0.0/24 dev eth0; done | ip -batch -",
+        );
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(scene.report().reconciles, before);
+        ok(
+            "for i in $(seq 3000); do echo route replace 10.64.1.0/26 dev eth0 proto 87; \
+            echo route del 10.64.1.0/26 proto 87; done | ip -force -batch - 2>/dev/null || true",
+        );
+        let took = scene.healed("the storm", Instant::now());
+        let reconciles = scene.report().reconciles - before;
+        println!("healed {took:?} after 6,000 damages, in {reconciles} reconciles");
+        assert!(reconciles < 600, "{reconciles}");
+    });
+}
+
+#[test]
 fn a_link_of_the_tunnels_name_that_is_something_else_is_replaced() {
     in_namespace(|| {
         let desired = BACKEND.desired(&scene::cluster().state(), &Default::default());
