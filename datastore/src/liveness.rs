@@ -124,7 +124,7 @@ pub async fn hold(
                 version,
                 left,
             }) => {
-                if rival.is_alive(&version, left, ttl) {
+                if rival.is_alive(&version, left) {
                     holder.end_lease().await;
                     return Err(HoldError::Held {
                         kind,
@@ -162,23 +162,22 @@ fn look_again(ttl: Duration) -> Duration {
 /// What is known of another owner.
 #[derive(Debug, Default)]
 struct Rival {
-    first: Option<(Version, Instant)>,
-    least: Option<Duration>,
+    first: Option<(Version, Duration, Instant)>,
 }
 
 impl Rival {
-    /// Judges from one more look: its record was rewritten, its lease renewed,
-    /// or it is there still though the lease must have run out.
-    fn is_alive(&mut self, version: &Version, left: Duration, ttl: Duration) -> bool {
-        let (first, since) = self
+    /// Some stores count what is left of a lease in whole seconds, downwards.
+    const ROUNDING: Duration = Duration::from_millis(1200);
+
+    /// Judges from one more look: its record was rewritten, or more is left of
+    /// its lease than can be if nobody renewed it.
+    fn is_alive(&mut self, version: &Version, left: Duration) -> bool {
+        let (first, first_left, since) = self
             .first
-            .get_or_insert_with(|| (version.clone(), Instant::now()));
-        // Its lease may be longer than ours would be.
-        let least = *self.least.get_or_insert(left);
-        self.least = Some(least.min(left));
+            .get_or_insert_with(|| (version.clone(), left, Instant::now()));
         first != version
-            || left > least + Duration::from_millis(20)
-            || since.elapsed() > ttl.max(least) + Duration::from_secs(3)
+            || left > *first_left
+            || left + since.elapsed() > *first_left + Self::ROUNDING
     }
 }
 

@@ -9,6 +9,9 @@
 
 mod cases;
 mod cases_liveness;
+mod child;
+mod etcd;
+mod etcd_process;
 mod follower;
 mod sqlite;
 
