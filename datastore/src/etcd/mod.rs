@@ -1,7 +1,7 @@
 //! The etcd store.
 //!
-//! [`endpoint`] reaches the cluster and bounds every call, [`watch`] follows a
-//! range of keys, [`election`] leads. Keys are `<prefix>/v1/<plural>/<name>` and
+//! `endpoint` reaches the cluster and bounds every call, `watch` follows a
+//! range of keys, `election` leads. Keys are `<prefix>/v1/<plural>/<name>` and
 //! values JSON, so that `etcdctl get --prefix` reads like a page.
 
 mod election;

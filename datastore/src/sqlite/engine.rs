@@ -14,6 +14,7 @@ use rusqlite::{
 
 use super::clock::Clock;
 use super::files::{self, Identity};
+use super::rows::{Step, check_lease, current, end_of, entry, expired, number, text, version};
 use super::schema::{self, Unfit};
 use super::wake::Wake;
 use crate::store::{Change, Cursor, Entry, LeaseId, StoreError, Version};
@@ -40,24 +41,6 @@ pub(super) struct Engine {
     path: PathBuf,
     clock: Clock,
     open: Option<Open>,
-}
-
-/// A failed step inside a transaction: sqlite's own, or the answer to give.
-pub(super) enum Step {
-    Sqlite(rusqlite::Error),
-    Answer(StoreError),
-}
-
-impl From<rusqlite::Error> for Step {
-    fn from(e: rusqlite::Error) -> Self {
-        Step::Sqlite(e)
-    }
-}
-
-impl From<StoreError> for Step {
-    fn from(e: StoreError) -> Self {
-        Step::Answer(e)
-    }
 }
 
 /// A batch of changes and where the next one begins.
@@ -483,72 +466,4 @@ fn commit<T>(
     }
     tx.commit()?;
     Ok((value, (after != before).then_some(after)))
-}
-
-/// The sequence number of the last change ever.
-fn current(conn: &Connection) -> rusqlite::Result<i64> {
-    Ok(conn
-        .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'changes'")?
-        .query_row([], |row| row.get(0))
-        .optional()?
-        .unwrap_or(0))
-}
-
-fn version(conn: &Connection, key: &str) -> Result<Version, Step> {
-    let version: i64 = conn
-        .prepare_cached("SELECT version FROM records WHERE key = ?1")?
-        .query_row([key], |row| row.get(0))?;
-    Ok(Version(version.to_string()))
-}
-
-fn check_lease(conn: &Connection, lease: Option<&LeaseId>) -> Result<(), Step> {
-    if let Some(lease) = lease
-        && !conn
-            .prepare_cached("SELECT 1 FROM leases WHERE id = ?1")?
-            .exists([&lease.0])?
-    {
-        return Err(expired(lease).into());
-    }
-    Ok(())
-}
-
-fn expired(lease: &LeaseId) -> StoreError {
-    StoreError::LeaseExpired {
-        lease: lease.clone(),
-    }
-}
-
-/// A version that was not made here fits no record.
-fn number(version: &Version) -> i64 {
-    version.0.parse().unwrap_or(-1)
-}
-
-/// Just past all keys that begin with `prefix`, which ends in `/`.
-fn end_of(prefix: &str) -> String {
-    format!("{}0", prefix.trim_end_matches('/'))
-}
-
-/// Text where it can be, so that a person can read it; bytes else.
-fn text(value: &[u8]) -> rusqlite::types::ToSqlOutput<'_> {
-    use rusqlite::types::{ToSqlOutput, ValueRef};
-    ToSqlOutput::Borrowed(match std::str::from_utf8(value) {
-        Ok(_) => ValueRef::Text(value),
-        Err(_) => ValueRef::Blob(value),
-    })
-}
-
-fn entry(name: String, row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Entry> {
-    use rusqlite::types::ValueRef;
-    let value = match row.get_ref(at)? {
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.to_vec(),
-        // Somebody wrote a bare number by hand; whoever decodes it will say so.
-        ValueRef::Integer(n) => n.to_string().into_bytes(),
-        ValueRef::Real(n) => n.to_string().into_bytes(),
-        ValueRef::Null => Vec::new(),
-    };
-    Ok(Entry {
-        name,
-        value,
-        version: Version(row.get::<_, i64>(at + 1)?.to_string()),
-    })
 }

@@ -1,12 +1,13 @@
 //! The embedded store: one sqlite file, any number of processes of one machine.
 //!
-//! [`engine`] does the work on a thread of its own, [`wake`] tells the watchers
-//! of other processes, [`election`] locks a file. See `docs/adr/0010` to `0012`.
+//! `engine` does the work on a thread of its own, `wake` tells the watchers
+//! of other processes, `election` locks a file. See `docs/adr/0010` to `0012`.
 
 mod clock;
 mod election;
 mod engine;
 mod files;
+mod rows;
 mod schema;
 mod wake;
 mod worker;

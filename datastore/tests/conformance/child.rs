@@ -1,7 +1,13 @@
 //! Other processes: this test program, started again to do one thing.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
 
 use viaduct_datastore::{Store, StoreError, StoreOptions, Version, open};
 use viaduct_model::Kind;
@@ -21,7 +27,8 @@ impl Process {
 
     /// The same, under another uid and group.
     pub fn start_as(what: &str, url: &str, name: &str, ids: Option<(u32, u32)>) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let ours = std::env::current_exe().unwrap();
+        let mut command = Command::new(if ids.is_some() { for_all() } else { &ours });
         command
             .args(["child::child", "--exact", "--nocapture"])
             .envs([(DO, what), (URL, url), (NAME, name)])
@@ -59,6 +66,20 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// This program where every uid can run it: a build directory may lie in
+/// somebody's home.
+fn for_all() -> &'static PathBuf {
+    static COPY: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = COPY.get_or_init(|| {
+        let dir = TempDir::new().unwrap();
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        let path = dir.path().join("conformance");
+        std::fs::copy(std::env::current_exe().unwrap(), &path).unwrap();
+        (dir, path)
+    });
+    path
 }
 
 /// What a child does; no test by itself.

@@ -80,6 +80,7 @@ impl Etcd {
             .append(true)
             .open(self.log())
             .unwrap();
+        let said = usize::try_from(log.metadata().unwrap().len()).unwrap();
         let child = Command::new("etcd")
             .args(["--name", "test", "--data-dir"])
             .arg(self.dir.path().join("data"))
@@ -109,13 +110,17 @@ impl Etcd {
             )
         });
         *self.child.lock().unwrap() = Some(child);
+        // Killed before that, at its very first start, etcd never comes up again.
+        let ready = "ready to serve client requests";
         let begun = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(
-                begun.elapsed() < Duration::from_secs(20),
-                "etcd does not listen; see below\n{}",
-                std::fs::read_to_string(self.log()).unwrap_or_default()
-            );
+        loop {
+            let log = std::fs::read(self.log()).unwrap();
+            let log = String::from_utf8_lossy(&log[said..]);
+            if log.contains(ready) {
+                return;
+            }
+            let patient = begun.elapsed() < Duration::from_secs(30);
+            assert!(patient, "etcd does not come up; it says:\n{log}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -170,11 +175,11 @@ impl Drop for Etcd {
     }
 }
 
+/// Two ports that nobody listens on, below those that the kernel gives to
+/// outgoing connections: else one to an etcd that is down could come from its
+/// very port, and so reach itself.
 fn free_ports() -> (u16, u16) {
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-    let (a, b) = (free(), free());
-    (
-        a.local_addr().unwrap().port(),
-        b.local_addr().unwrap().port(),
-    )
+    let mut free = std::iter::repeat_with(|| rand::random_range(10_000..32_000))
+        .filter(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    (free.next().unwrap(), free.next().unwrap())
 }

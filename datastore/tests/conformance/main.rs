@@ -12,7 +12,10 @@ mod cases_liveness;
 mod child;
 mod etcd;
 mod etcd_process;
+mod etcd_secured;
+mod etcd_trouble;
 mod follower;
+mod proxy;
 mod sqlite;
 
 use std::sync::Arc;
