@@ -104,11 +104,14 @@ fn routes(
             && let Some(mut found) = decode::route(&message)
             && found.ours
         {
-            found.route.link = found.link.map(|index| {
-                // A link that came after the list of links.
-                let unknown = || format!("link {index}").into();
-                names.get(&index).cloned().unwrap_or_else(unknown)
-            });
+            if let Some(index) = found.link {
+                // A link that came after the list of links, with a pod that is being
+                // wired: the next look sees both.
+                let Some(name) = names.get(&index) else {
+                    continue;
+                };
+                found.route.link = Some(name.clone());
+            }
             actual.routes.insert(found.route);
         }
     }
