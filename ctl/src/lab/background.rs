@@ -90,7 +90,9 @@ fn show(supervisor: &mut Child) {
     let (stdout, stderr) = (supervisor.stdout.take(), supervisor.stderr.take());
     std::thread::scope(|scope| {
         scope.spawn(|| stderr.map(|from| copy(from, std::io::stderr())));
-        stdout.map(|from| copy(from, std::io::stdout()));
+        if let Some(from) = stdout {
+            copy(from, std::io::stdout());
+        }
     });
 }
 
