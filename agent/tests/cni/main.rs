@@ -6,5 +6,6 @@
 
 mod damage;
 mod harness;
+mod latency;
 mod verbs;
 mod wire_format;

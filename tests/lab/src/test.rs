@@ -42,6 +42,7 @@ fn outer(name: &str) {
     let isolated = Isolated {
         args: arguments(name),
         output: Some((Stdio::piped(), Stdio::piped())),
+        detached: false,
     };
     let outcome = isolated.spawn().and_then(|(child, socket)| {
         let output = child.wait_with_output()?;

@@ -1,0 +1,72 @@
+//! What is measured. Adding a measurement is one file and one line in [`ALL`].
+
+mod agent;
+mod cni;
+mod join;
+mod path;
+mod peers;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use viaduct_lab::Control;
+
+use crate::row::Row;
+
+/// How to measure.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// The lab's way out, which the lab takes over.
+    pub control: Control,
+    /// How often both sides are measured.
+    pub rounds: usize,
+    /// How long an agent with nothing to do is watched.
+    pub idle: Duration,
+    /// Whether to print logs.
+    pub verbose: bool,
+}
+
+/// One measurement.
+#[derive(Debug)]
+pub(crate) struct Measurement {
+    /// What `--only` calls it.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// Measures, inside a lab's namespaces where nothing is set up yet.
+    pub run: fn(Setting) -> Result<Vec<Row>>,
+}
+
+/// All measurements, in the order in which they run.
+pub(crate) const ALL: &[Measurement] = &[
+    Measurement {
+        name: "cni",
+        about: "ADD and DEL of 200 pods through the plugin, beside ptp with host-local",
+        run: cni::run,
+    },
+    Measurement {
+        name: "join",
+        about: "from the start of a fourth agent to its pod's first reply to every other pod",
+        run: join::run,
+    },
+    Measurement {
+        name: "agent",
+        about: "an agent's memory and its CPU time when nothing changes",
+        run: agent::run,
+    },
+    Measurement {
+        name: "peers",
+        about: "2,000 peers: cold start, beside ip -batch and bridge -batch; memory",
+        run: peers::run,
+    },
+    Measurement {
+        name: "path",
+        about: "pod to pod over two nodes, beside a VXLAN made by hand with routed pods",
+        run: path::run,
+    },
+];
+
+/// The names of all measurements.
+pub(crate) fn names() -> Vec<&'static str> {
+    ALL.iter().map(|m| m.name).collect()
+}

@@ -1,0 +1,101 @@
+//! One measurement after the other, each in a process and a lab of its own.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use viaduct_lab::Control;
+
+use crate::flags::Flags;
+use crate::machine::{self, Machine};
+use crate::measure::{self, Measurement, Setting};
+use crate::report::{self, Measured};
+use crate::row::Row;
+
+/// Runs what was asked for and prints the report.
+pub(crate) fn all(flags: &Flags) -> ExitCode {
+    let machine = Machine::now();
+    let mut done = Vec::new();
+    for measurement in measure::ALL {
+        if !flags.only.is_empty() && !flags.only.iter().any(|n| n == measurement.name) {
+            continue;
+        }
+        eprintln!("measuring {}: {}", measurement.name, measurement.about);
+        done.push(Measured {
+            name: measurement.name,
+            rows: in_own_lab(measurement, flags),
+            load_after: machine::load(),
+        });
+    }
+    println!("{}", report::text(&machine, flags.rounds, &done));
+    if let Err(error) = report::write_json(&flags.json, &machine, flags.rounds, &done) {
+        eprintln!("the numbers cannot be written: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    println!("all rounds are in {}", flags.json.display());
+    let missed = report::missed(&done);
+    if missed > 0 {
+        println!("MISSED: {missed} of the limits above");
+    }
+    if done.iter().any(|m| m.rows.is_err()) || (missed > 0 && flags.strict) {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// Starts this program again for one measurement and reads back its rows.
+fn in_own_lab(measurement: &Measurement, flags: &Flags) -> Result<Vec<Row>> {
+    let rows = std::env::temp_dir().join(format!(
+        "viaduct-bench-{}-{}.json",
+        std::process::id(),
+        measurement.name
+    ));
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args(["--measure", measurement.name])
+        .args(["--rounds", &flags.rounds.to_string()])
+        .args(["--idle", &flags.idle.to_string()])
+        .arg("--rows")
+        .arg(&rows);
+    if flags.verbose {
+        command.arg("--verbose");
+    }
+    let outcome = run_and_read(command, &rows);
+    let _ = std::fs::remove_file(&rows);
+    outcome
+}
+
+fn run_and_read(mut command: Command, rows: &Path) -> Result<Vec<Row>> {
+    let status = command.status().context("starting this program again")?;
+    if !status.success() {
+        bail!("it ended with {status}; what it said stands above");
+    }
+    serde_json::from_slice(&std::fs::read(rows)?).context("the rows of a measurement")
+}
+
+/// Measures, inside the lab's namespaces.
+pub(crate) fn inside(name: &str, flags: &Flags, control: Control) -> ExitCode {
+    match try_inside(name, flags, control) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_inside(name: &str, flags: &Flags, control: Control) -> Result<()> {
+    let measurement = measure::ALL
+        .iter()
+        .find(|m| m.name == name)
+        .with_context(|| format!("there is no measurement {name}"))?;
+    let setting = Setting {
+        control,
+        rounds: usize::try_from(flags.rounds)?,
+        idle: std::time::Duration::from_secs(flags.idle),
+        verbose: flags.verbose,
+    };
+    let rows = (measurement.run)(setting)?;
+    let path = flags.rows.as_ref().context("--rows is missing")?;
+    std::fs::write(path, serde_json::to_vec(&rows)?).with_context(|| path.display().to_string())
+}
