@@ -12,7 +12,7 @@ use viaduct_model::{Invalid, NodeName};
 
 /// Keeps this node's kernel as the cluster wants it, and wires its pods.
 ///
-/// Every flag can also be given as the environment variable VIADUCT_<FLAG>.
+/// Every flag can also be given as an environment variable: VIADUCT_ and its name in capitals.
 #[derive(Debug, Parser)]
 #[command(name = "viaduct-agent", version)]
 pub struct Flags {

@@ -117,6 +117,7 @@ pub async fn hold(
     let mut backoff = Backoff::default();
     let mut rival = Rival::default();
     loop {
+        let asked = Instant::now();
         match holder.take().await {
             Ok(Take::Ours) => break,
             Ok(Take::Foreign {
@@ -124,7 +125,7 @@ pub async fn hold(
                 version,
                 left,
             }) => {
-                if rival.is_alive(&version, left) {
+                if rival.is_alive(&version, left, asked) {
                     holder.end_lease().await;
                     return Err(HoldError::Held {
                         kind,
@@ -171,13 +172,14 @@ impl Rival {
 
     /// Judges from one more look: its record was rewritten, or more is left of
     /// its lease than can be if nobody renewed it.
-    fn is_alive(&mut self, version: &Version, left: Duration) -> bool {
+    fn is_alive(&mut self, version: &Version, left: Duration, asked: Instant) -> bool {
         let (first, first_left, since) = self
             .first
             .get_or_insert_with(|| (version.clone(), left, Instant::now()));
         first != version
             || left > *first_left
-            || left + since.elapsed() > *first_left + Self::ROUNDING
+            // A slow answer must not look like a renewal.
+            || left + asked.saturating_duration_since(*since) > *first_left + Self::ROUNDING
     }
 }
 

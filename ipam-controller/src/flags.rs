@@ -16,7 +16,7 @@ const REFRESH: Duration = Duration::from_secs(60);
 /// Gives every node of a Viaduct overlay network its blocks of pod addresses.
 ///
 /// Any number of controllers may run; one leads and the others stand by. Every
-/// flag can also be given as VIADUCT_<FLAG>, for example VIADUCT_DATASTORE. What
+/// flag can also be given as VIADUCT_FLAG, for example VIADUCT_DATASTORE. What
 /// is logged is set by RUST_LOG (default: info). Exit codes: 0 after a clean stop,
 /// 1 after a failure at run time, 2 for wrong usage.
 #[derive(Debug, Parser)]

@@ -208,7 +208,9 @@ impl FromStr for Cidr {
             )
         };
         // ipnetwork takes a bare address as a host prefix; a pool written so is a typo.
-        if !s.contains('/') {
+        // Nor is a netmask a prefix length, though it is taken for one there.
+        let (_, len) = s.split_once('/').ok_or_else(refuse)?;
+        if len.is_empty() || !len.bytes().all(|b| b.is_ascii_digit()) {
             return Err(refuse());
         }
         let net: IpNetwork = s.parse().map_err(|_| refuse())?;
@@ -253,6 +255,11 @@ mod tests {
             "x/8",
             "10.0.0.0/",
             "10.0.0.0/255.0.255.0",
+            "10.0.0.0/255.0.0.0",
+            "10.0.0.0/+8",
+            "10.0.0.0/8/8",
+            " 10.0.0.0/8",
+            "10.0.0/8",
         ] {
             assert!(bad.parse::<Cidr>().is_err(), "{bad}");
         }

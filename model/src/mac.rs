@@ -24,6 +24,11 @@ impl MacAddr {
         Self::derived("vtep", node.as_str())
     }
 
+    /// Whether it names one station: neither a group nor nobody.
+    pub fn is_unicast(&self) -> bool {
+        self.0[0] & 0x01 == 0 && self.0 != [0; 6]
+    }
+
     /// A locally administered unicast address, the same for the same input.
     pub fn derived(purpose: &str, of: &str) -> Self {
         let mut octets = [0; 6];

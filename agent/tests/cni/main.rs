@@ -6,6 +6,5 @@
 
 mod damage;
 mod harness;
-mod latency;
 mod verbs;
 mod wire_format;

@@ -2,10 +2,9 @@
 //!
 //! The command starts itself once more as the **supervisor**, which leaves the
 //! terminal and is the outer process of the lab. What happens inside is shown
-//! until the worker is ready and lets go of its output; the end of that output is
-//! what the command waits for.
+//! until the worker has nothing more to say, which is what the command waits for.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -33,10 +32,7 @@ fn supervise(work: impl FnOnce(Control) -> ExitCode) -> ExitCode {
     let how = || {
         // Only fails when we lead a group already, and then there is no need.
         let _ = nix::unistd::setsid();
-        Isolated {
-            detached: true,
-            ..Isolated::same()
-        }
+        Isolated::same()
     };
     let ready = |init: u32, report: &str| {
         let waiting = std::env::var(SUPERVISOR).unwrap_or_default();
@@ -85,18 +81,37 @@ fn foreground() -> Result<ExitCode> {
     }
 }
 
+/// Ends what the worker says while it is waited for. Its output has no end of its
+/// own while the lab is up, since processes between it and us hold it open.
+const END: u8 = 0x04;
+
 /// Copies what the lab says until it has no more to say.
 fn show(supervisor: &mut Child) {
-    fn copy(from: Option<impl Read>, mut to: impl std::io::Write) {
-        if let Some(mut from) = from {
-            let _ = std::io::copy(&mut from, &mut to);
-        }
-    }
     let (stdout, stderr) = (supervisor.stdout.take(), supervisor.stderr.take());
     std::thread::scope(|scope| {
-        scope.spawn(|| copy(stderr, std::io::stderr()));
-        copy(stdout, std::io::stdout());
+        scope.spawn(|| stderr.map(|from| copy(from, std::io::stderr())));
+        if let Some(from) = stdout {
+            copy(from, std::io::stdout());
+        }
     });
+}
+
+fn copy(mut from: impl Read, mut to: impl Write) {
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        let end = buffer[..length].iter().position(|byte| *byte == END);
+        let shown = to.write_all(&buffer[..end.unwrap_or(length)]);
+        if end.is_some() || shown.is_err() {
+            return;
+        }
+    }
+}
+
+fn say_no_more() -> Result<()> {
+    std::io::stdout().write_all(&[END])?;
+    std::io::stdout().flush()?;
+    std::io::stderr().write_all(&[END])?;
+    isolate::let_go_of_output()
 }
 
 fn how_to_go_on(state: &State) -> String {
@@ -138,12 +153,29 @@ pub(crate) fn stay(lab: &Lab, proved: bool) -> ExitCode {
     let reported = serde_json::to_string(&ready)
         .context("the report")
         .and_then(|report| lab.control().ready(&report))
-        .and_then(|()| isolate::let_go_of_output());
+        .and_then(|()| say_no_more());
     if let Err(error) = reported {
         eprintln!("the lab cannot stay up: {error:#}");
         return ExitCode::FAILURE;
     }
     loop {
         std::thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_shown_up_to_its_end() {
+        let shown = |text: &[u8]| {
+            let mut to = Vec::new();
+            copy(text, &mut to);
+            to
+        };
+        assert_eq!(shown(b"all\n"), b"all\n");
+        assert_eq!(shown(b"all\n\x04more"), b"all\n");
+        assert_eq!(shown(b"\x04"), b"");
     }
 }

@@ -14,7 +14,9 @@ use rusqlite::{
 
 use super::clock::Clock;
 use super::files::{self, Identity};
-use super::rows::{Step, check_lease, current, end_of, entry, expired, number, text, version};
+use super::rows::{
+    Batch, Position, Step, check_lease, current, end_of, entry, expired, number, text, version,
+};
 use super::schema::{self, Unfit};
 use super::wake::Wake;
 use crate::store::{Change, Cursor, Entry, LeaseId, StoreError, Version};
@@ -33,6 +35,15 @@ struct Open {
     store_id: String,
     wake: Wake,
     pruned_at: i64,
+    quiet: Option<Quiet>,
+}
+
+/// What the last look found: it holds until another connection writes, we do,
+/// or a lease is due. Makes looking once a second next to free.
+struct Quiet {
+    data_version: i64,
+    position: Position,
+    next_expiry: i64,
 }
 
 /// All operations of the store.
@@ -41,35 +52,6 @@ pub(super) struct Engine {
     path: PathBuf,
     clock: Clock,
     open: Option<Open>,
-}
-
-/// A batch of changes and where the next one begins.
-pub(super) struct Batch {
-    pub(super) changes: Vec<Change>,
-    pub(super) cursor: Cursor,
-    /// Where the history stood.
-    pub(super) newest: Position,
-}
-
-/// Where the store's history stands.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Position {
-    pub(super) store_id: String,
-    pub(super) seq: i64,
-}
-
-impl Position {
-    pub(super) fn cursor(&self) -> Cursor {
-        Cursor(format!("{}.{}", self.store_id, self.seq))
-    }
-
-    fn parse(cursor: &Cursor) -> Option<Self> {
-        let (store_id, seq) = cursor.0.split_once('.')?;
-        Some(Self {
-            store_id: store_id.to_owned(),
-            seq: seq.parse().ok()?,
-        })
-    }
 }
 
 impl Engine {
@@ -292,12 +274,39 @@ impl Engine {
             tracing::warn!(store = %self.store, "the store's file was replaced or removed; opening it anew");
             self.open = None;
         }
-        self.read(|tx, store_id| {
-            Ok(Position {
+        let now = self.clock.now_ms();
+        let open = self.opened()?;
+        // Before the look itself: a write in between is seen the next time.
+        let data_version = open
+            .conn
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut pragma| pragma.query_row([], |row| row.get::<_, i64>(0)));
+        let data_version = match data_version {
+            Ok(version) => version,
+            Err(e) => return Err(self.fail(e.into())),
+        };
+        if let Some(quiet) = &open.quiet
+            && quiet.data_version == data_version
+            && quiet.next_expiry > now
+        {
+            return Ok(quiet.position.clone());
+        }
+        let (position, next_expiry) = self.read(|tx, store_id| {
+            let next: Option<i64> = tx
+                .prepare_cached("SELECT min(expires_ms) FROM leases")?
+                .query_row([], |row| row.get(0))?;
+            let position = Position {
                 store_id: store_id.to_owned(),
                 seq: current(tx)?,
-            })
-        })
+            };
+            Ok((position, next.unwrap_or(i64::MAX)))
+        })?;
+        self.opened()?.quiet = Some(Quiet {
+            data_version,
+            position: position.clone(),
+            next_expiry,
+        });
+        Ok(position)
     }
 
     fn read<T>(
@@ -321,6 +330,7 @@ impl Engine {
         // In a transaction of its own: it must stand even when `f` is refused.
         self.expire_due()?;
         let open = self.opened()?;
+        open.quiet = None;
         let outcome = commit(&mut open.conn, open.pruned_at, f);
         match outcome {
             Ok((value, seq)) => {
@@ -353,7 +363,10 @@ impl Engine {
             .map(|(_, seq)| seq)
         })();
         match ended {
-            Ok(Some(_)) => open.wake.touch(),
+            Ok(Some(_)) => {
+                open.quiet = None;
+                open.wake.touch();
+            }
             Ok(None) => {}
             Err(step) => return Err(self.fail(step)),
         }
@@ -396,6 +409,7 @@ impl Engine {
             store_id,
             wake,
             pruned_at: 0,
+            quiet: None,
         })
     }
 

@@ -27,7 +27,8 @@ use crate::connectivity::Monitor;
 use crate::store::{
     Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Store, StoreError, Version,
 };
-use engine::{Engine, Position};
+use engine::Engine;
+use rows::Position;
 use worker::Worker;
 
 /// How often watchers look without having been woken: covers a writer killed

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::store::{Entry, LeaseId, StoreError, Version};
+use crate::store::{Change, Cursor, Entry, LeaseId, StoreError, Version};
 
 /// A failed step inside a transaction: sqlite's own, or the answer to give.
 pub(super) enum Step {
@@ -19,6 +19,35 @@ impl From<rusqlite::Error> for Step {
 impl From<StoreError> for Step {
     fn from(e: StoreError) -> Self {
         Step::Answer(e)
+    }
+}
+
+/// A batch of changes and where the next one begins.
+pub(super) struct Batch {
+    pub(super) changes: Vec<Change>,
+    pub(super) cursor: Cursor,
+    /// Where the history stood.
+    pub(super) newest: Position,
+}
+
+/// Where the store's history stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Position {
+    pub(super) store_id: String,
+    pub(super) seq: i64,
+}
+
+impl Position {
+    pub(super) fn cursor(&self) -> Cursor {
+        Cursor(format!("{}.{}", self.store_id, self.seq))
+    }
+
+    pub(super) fn parse(cursor: &Cursor) -> Option<Self> {
+        let (store_id, seq) = cursor.0.split_once('.')?;
+        Some(Self {
+            store_id: store_id.to_owned(),
+            seq: seq.parse().ok()?,
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pool::{MAX_BLOCK_SIZE, is_unicast};
 use super::{Extra, Kind, Record};
 use crate::{Cidr, Invalid, NodeName, PoolName};
 
@@ -68,17 +69,58 @@ impl Record for Block {
     const KIND: Kind = Kind::Block;
 
     fn validate(&self, name: &str) -> Result<(), Invalid> {
-        if self.cidr.record_name() == name {
-            return Ok(());
-        }
-        Err(Invalid::new(
-            format!("block {name:?}"),
-            "cidr",
-            self.cidr,
-            format!(
+        let refuse = |allowed: String| {
+            Err(Invalid::new(
+                format!("block {name:?}"),
+                "cidr",
+                self.cidr,
+                allowed,
+            ))
+        };
+        if self.cidr.record_name() != name {
+            return refuse(format!(
                 "the record of this CIDR is named {:?}",
                 self.cidr.record_name()
-            ),
-        ))
+            ));
+        }
+        // Every node routes it to its owner: a slip of the hand must not take the
+        // default route or the machine's own loopback away.
+        if self.cidr.size() > MAX_BLOCK_SIZE {
+            return refuse(format!("a block holds at most {MAX_BLOCK_SIZE} addresses"));
+        }
+        if !is_unicast(&self.cidr) {
+            return refuse(
+                "unicast addresses that may be routed: not loopback, link-local, multicast or \
+                 unspecified"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_would_draw_foreign_traffic_are_refused() {
+        let check = |cidr: &str| {
+            let cidr: Cidr = cidr.parse().unwrap();
+            let block = Block::new(cidr, "p".parse().unwrap(), "n".parse().unwrap(), 1);
+            block.validate(&cidr.record_name())
+        };
+        for good in ["10.0.0.0/26", "10.0.0.0/16", "fd00::/122", "10.0.0.1/32"] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "0.0.0.0/0",
+            "10.0.0.0/8",
+            "127.0.0.0/24",
+            "ff02::/122",
+            "fd00::/64",
+        ] {
+            assert_eq!(check(bad).unwrap_err().field, "cidr", "{bad}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! A node: what peers need to know to reach its pods.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -90,14 +90,88 @@ impl Record for Node {
 
     fn validate(&self, name: &str) -> Result<(), Invalid> {
         name.parse::<NodeName>()?;
-        if self.underlay.v4.is_none() && self.underlay.v6.is_none() {
-            return Err(Invalid::new(
+        let refuse = |field, value: String, allowed: &str| {
+            Err(Invalid::new(
                 format!("node {name:?}"),
-                "underlay",
-                "",
-                "at least one underlay address",
-            ));
+                field,
+                value,
+                allowed,
+            ))
+        };
+        let v4 = self.underlay.v4.map(IpAddr::V4);
+        let v6 = self.underlay.v6.map(IpAddr::V6);
+        if v4.is_none() && v6.is_none() {
+            return refuse("underlay", String::new(), "at least one underlay address");
         }
-        Ok(())
+        // Peers would send their tunnels' packets there.
+        for address in v4.into_iter().chain(v6) {
+            let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+            if address.is_unspecified() || address.is_multicast() || broadcast {
+                return refuse(
+                    "underlay",
+                    address.to_string(),
+                    "the unicast address at which peers reach the node",
+                );
+            }
+        }
+        if !MTU.contains(&self.mtu) {
+            return refuse("mtu", self.mtu.to_string(), "576 to 65535 bytes");
+        }
+        match &self.backend {
+            Backend::Vxlan { vni, .. } if !(1..=MAX_VNI).contains(vni) => {
+                refuse("vni", vni.to_string(), "1 to 16777215")
+            }
+            Backend::Vxlan { port: 0, .. } => refuse("port", "0".into(), "1 to 65535"),
+            Backend::Vxlan { vtep_mac, .. } if !vtep_mac.is_unicast() => refuse(
+                "vtepMac",
+                vtep_mac.to_string(),
+                "a unicast MAC that is not all zero",
+            ),
+            Backend::Vxlan { .. } => Ok(()),
+        }
+    }
+}
+
+/// The MTUs that a pod can have: what every IPv4 host must take (RFC 791), and
+/// what an IPv4 packet can be.
+const MTU: std::ops::RangeInclusive<u32> = 576..=65535;
+
+/// A VXLAN network identifier has 24 bits.
+const MAX_VNI: u32 = 0x00ff_ffff;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(change: impl Fn(&mut serde_json::Value)) -> Result<(), Invalid> {
+        let mut json = serde_json::json!({
+            "incarnation": "i", "underlay": {"v4": "192.0.2.5"}, "mtu": 1450,
+            "backend": {"type": "vxlan", "vni": 1, "port": 8472, "vtepMac": "02:00:5e:00:53:01"},
+        });
+        change(&mut json);
+        serde_json::from_value::<Node>(json).unwrap().validate("n")
+    }
+
+    #[test]
+    fn what_peers_cannot_send_to_is_refused_by_field() {
+        assert_eq!(node(|_| ()), Ok(()));
+        for (path, value, field) in [
+            ("/underlay/v4", "0.0.0.0".into(), "underlay"),
+            ("/underlay/v4", "239.1.1.1".into(), "underlay"),
+            ("/underlay/v4", "255.255.255.255".into(), "underlay"),
+            ("/underlay/v4", serde_json::Value::Null, "underlay"),
+            ("/mtu", 100.into(), "mtu"),
+            ("/mtu", 70_000.into(), "mtu"),
+            ("/backend/vni", 0.into(), "vni"),
+            ("/backend/vni", 16_777_216.into(), "vni"),
+            ("/backend/port", 0.into(), "port"),
+            ("/backend/vtepMac", "01:00:5e:00:53:01".into(), "vtepMac"),
+            ("/backend/vtepMac", "00:00:00:00:00:00".into(), "vtepMac"),
+        ] {
+            let refused = node(|json| *json.pointer_mut(path).unwrap() = value.clone());
+            let error = refused.unwrap_err();
+            assert_eq!(error.field, field, "{path} {value}");
+            assert!(error.object.contains("\"n\""), "{error}");
+        }
     }
 }

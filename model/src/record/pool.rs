@@ -52,6 +52,10 @@ pub struct PoolStatus {
     pub blocks_free: u64,
 }
 
+/// How many addresses a block may hold. A node's working set of one block is kept
+/// in memory; this is far beyond what one machine runs, and keeps that bounded.
+pub(super) const MAX_BLOCK_SIZE: u128 = 1 << 16;
+
 fn yes() -> bool {
     true
 }
@@ -207,9 +211,10 @@ impl Record for Pool {
                 ),
             ));
         }
-        // A node's working set of one block is kept in memory; 2^16 addresses is
-        // far beyond what one machine runs, and keeps bookkeeping bounded.
-        if bits - size > 16 {
+        if 1u128
+            .checked_shl(u32::from(bits - size))
+            .is_none_or(|n| n > MAX_BLOCK_SIZE)
+        {
             return Err(Invalid::new(
                 object(),
                 "blockSize",
@@ -245,7 +250,7 @@ impl Record for Pool {
 
 /// Whether none of the ranges that no pod may live in overlaps `cidr`
 /// (RFC 6890).
-fn is_unicast(cidr: &Cidr) -> bool {
+pub(super) fn is_unicast(cidr: &Cidr) -> bool {
     const NOT_FOR_PODS: [&str; 8] = [
         "0.0.0.0/8",
         "127.0.0.0/8",

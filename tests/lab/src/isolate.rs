@@ -33,10 +33,6 @@ use crate::control::{self, Control};
 /// Says which of the three a process is; absent in the outer one.
 pub const STAGE: &str = "VIADUCT_LAB_STAGE";
 
-/// Set when the outer process and init shall let go of standard output once the
-/// worker has it, because somebody waits for its end.
-const DETACHED: &str = "VIADUCT_LAB_DETACHED";
-
 /// Which of the three processes this one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -66,8 +62,6 @@ pub struct Isolated {
     pub args: Vec<OsString>,
     /// Where its standard output and error go; inherited when absent.
     pub output: Option<(Stdio, Stdio)>,
-    /// Whether the layers above the worker drop standard output.
-    pub detached: bool,
 }
 
 impl Isolated {
@@ -76,7 +70,6 @@ impl Isolated {
         Self {
             args: std::env::args_os().skip(1).collect(),
             output: None,
-            detached: false,
         }
     }
 
@@ -98,15 +91,9 @@ impl Isolated {
         if let Some((stdout, stderr)) = self.output {
             command.stdout(stdout).stderr(stderr);
         }
-        if self.detached {
-            command.env(DETACHED, "1");
-        }
         let child = command
             .spawn()
             .context("unshare cannot be started (Debian: util-linux)")?;
-        if self.detached {
-            let_go_of_output()?;
-        }
         Ok((child, ours))
     }
 }
@@ -170,9 +157,6 @@ pub(crate) fn init(args: Vec<OsString>) -> Result<ExitCode> {
         .spawn()
         .context("starting the lab's worker")?;
     let worker = i32::try_from(worker.id()).context("a process id")?;
-    if std::env::var_os(DETACHED).is_some() {
-        let_go_of_output()?;
-    }
     std::thread::spawn(|| {
         wait_for_hangup();
         // As process 1: the kernel kills whatever is left.
@@ -284,8 +268,7 @@ fn child_of(pid: u32) -> Result<u32> {
         .with_context(|| format!("process {pid} has no child"))
 }
 
-/// Points standard output and error at nothing, so that a reader of ours sees
-/// their end when the worker lets go of them too.
+/// Points standard output and error at nothing: whoever read them may go.
 ///
 /// # Errors
 /// When `/dev/null` cannot be opened.
@@ -332,6 +315,7 @@ mod tests {
     /// leaves a process behind that ignores being asked to end, and stays.
     #[test]
     #[ignore = "runs as the helper of another test only"]
+    #[expect(clippy::zombie_processes, reason = "to be left behind is its purpose")]
     fn helper_that_stays() {
         match Stage::current() {
             Stage::Outer => {}
@@ -389,7 +373,6 @@ mod tests {
         let isolated = Isolated {
             args: helper_arguments(),
             output: Some((Stdio::null(), Stdio::null())),
-            detached: false,
         };
         let (mut child, socket) = isolated.spawn().unwrap();
         let (up, is_up) = std::sync::mpsc::channel();

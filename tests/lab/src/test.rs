@@ -42,7 +42,6 @@ fn outer(name: &str) {
     let isolated = Isolated {
         args: arguments(name),
         output: Some((Stdio::piped(), Stdio::piped())),
-        detached: false,
     };
     let outcome = isolated.spawn().and_then(|(child, socket)| {
         let output = child.wait_with_output()?;

@@ -16,6 +16,8 @@ use anyhow::{Context, Result, ensure};
 use rand::Rng;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
+/// For a connection; longer than it takes to send a lost SYN twice more is of no use.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Random bytes with their hash.
@@ -136,9 +138,10 @@ fn answer(mut stream: TcpStream, payload: &Payload) -> Result<()> {
 /// # Errors
 /// When it cannot be reached, or a byte is missing or another than was sent.
 pub fn transfer(netns: &Path, server: SocketAddr, payload: &Payload) -> Result<Transfer> {
-    let mut stream =
-        crate::netns::within(netns, || Ok(TcpStream::connect_timeout(&server, TIMEOUT)?))
-            .context("connecting")?;
+    let mut stream = crate::netns::within(netns, || {
+        Ok(TcpStream::connect_timeout(&server, CONNECT_TIMEOUT)?)
+    })
+    .context("connecting")?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(&payload.bytes).context("sending")?;
