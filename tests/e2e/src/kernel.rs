@@ -1,0 +1,178 @@
+//! What a node's kernel holds of Viaduct, read with the tools that a user has.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use viaduct_lab::{Node, command, netns};
+
+/// Everything of ours in a node's kernel, one line each, in a fixed order: links
+/// with MAC, MTU and state, addresses, routes, neighbours, FDB entries, settings.
+///
+/// # Errors
+/// When it cannot be listed.
+pub fn ours(node: &Node) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let mut take = |what: &str, text: String, ours: fn(&str) -> bool| {
+        lines.extend(
+            text.lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+                .filter(|line| ours(line))
+                .map(|line| format!("{what} {line}")),
+        );
+    };
+    let on_our_link = |line: &str| line.contains("dev via");
+    take("link", node.ip("-o link show")?, |line| {
+        line.split(' ')
+            .nth(1)
+            .is_some_and(|name| name.starts_with("via"))
+    });
+    take("address", node.ip("-4 -o addr show")?, |line| {
+        line.split(' ')
+            .nth(1)
+            .is_some_and(|name| name.starts_with("via"))
+    });
+    take("route", node.ip("route show table main")?, |line| {
+        line.contains("proto 87")
+    });
+    take(
+        "neighbour",
+        node.ip("neigh show nud permanent")?,
+        on_our_link,
+    );
+    take("fdb", node.run("bridge", &["fdb", "show"])?, |line| {
+        line.contains("dev via") && line.contains(" dst ")
+    });
+    for family in ["4", "6"] {
+        // Another reader than the agent's, and in the node's own namespace.
+        let script = format!(
+            "cd /proc/sys/net/ipv{family}/conf && for link in via*; do \
+             for key in forwarding rp_filter accept_ra; do \
+             [ -e $link/$key ] && echo ipv{family} $link $key $(cat $link/$key); done; done; true"
+        );
+        take("setting", node.run("sh", &["-c", &script])?, |_| true);
+    }
+    lines.sort();
+    Ok(lines)
+}
+
+/// Checks that a node holds exactly what its pods need: a link, a route, a
+/// neighbour and a ledger entry for each, no spooled DEL, no address in use beyond.
+///
+/// # Errors
+/// What there is too much or too little of.
+pub fn leaks(node: &Node) -> Result<()> {
+    let pods = node.pods().len();
+    let lines = ours(node)?;
+    let count = |what: &str, part: &str| {
+        lines
+            .iter()
+            .filter(|line| line.starts_with(what) && line.contains(part))
+            .filter(|line| !line.contains("via.vx4"))
+            .count()
+    };
+    for (what, part) in [("link", "via"), ("route", "dev via"), ("neighbour", "via")] {
+        let found = count(what, part);
+        ensure!(
+            found == pods,
+            "{} has {found} {what}s for {pods} pods: {lines:#?}",
+            node.name()
+        );
+    }
+    for (directory, wanted) in [("endpoints", pods), ("pending", 0)] {
+        let path = node.run_dir().join(directory);
+        let found = match std::fs::read_dir(&path) {
+            Ok(files) => files.count(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error).context(path.display().to_string()),
+        };
+        ensure!(
+            found == wanted,
+            "{} holds {found} files for {pods} pods",
+            path.display()
+        );
+    }
+    let used: f64 = node
+        .metrics()?
+        .lines()
+        .filter(|line| line.starts_with("viaduct_addresses{") && line.contains("state=\"used\""))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum();
+    #[expect(clippy::cast_precision_loss, reason = "a handful of pods")]
+    let wanted = pods as f64;
+    ensure!(
+        (used - wanted).abs() < 0.5,
+        "{} counts {used} addresses in use for {pods} pods",
+        node.name()
+    );
+    Ok(())
+}
+
+/// Everything that changes in a node's kernel, as `ip monitor` tells it.
+pub struct Monitor<'a> {
+    node: &'a Node,
+    child: Child,
+    output: PathBuf,
+}
+
+/// A route of nobody's, to see that the monitor has caught up.
+const MARK: &str = "blackhole 198.18.0.1";
+
+impl<'a> Monitor<'a> {
+    /// Begins; everything that happens after this has returned is seen.
+    ///
+    /// # Errors
+    /// When the monitor does not come up.
+    pub fn start(node: &'a Node) -> Result<Self> {
+        let output = PathBuf::from(format!("/run/lab/monitor-{}", node.name()));
+        let file = File::create(&output)?;
+        let mut command = command::command("ip");
+        command.args(["monitor"]).stdout(Stdio::from(file));
+        let child = netns::within(node.netns(), || Ok(command.spawn()?))?;
+        let monitor = Self {
+            node,
+            child,
+            output,
+        };
+        monitor.catch_up()?;
+        Ok(monitor)
+    }
+
+    /// Makes a change of nobody's until it is seen.
+    fn catch_up(&self) -> Result<()> {
+        let before = self.marks()?;
+        crate::eventually(|| {
+            self.node.ip(&format!("route add {MARK}"))?;
+            self.node.ip(&format!("route del {MARK}"))?;
+            ensure!(self.marks()? > before, "ip monitor tells nothing");
+            Ok(())
+        })
+    }
+
+    fn marks(&self) -> Result<usize> {
+        Ok(self.text()?.matches("198.18.0.1").count())
+    }
+
+    fn text(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(&self.output)?)
+    }
+
+    /// Ends, and says what was told of things of ours.
+    ///
+    /// # Errors
+    /// When the monitor cannot be read.
+    pub fn stop(mut self) -> Result<Vec<String>> {
+        self.catch_up()?;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(self
+            .text()?
+            .lines()
+            .filter(|line| {
+                line.contains(": via") || line.contains("proto 87") || line.contains("dev via")
+            })
+            .map(str::to_owned)
+            .collect())
+    }
+}

@@ -1,0 +1,85 @@
+//! A stream of packets, to see whether any is lost while something happens.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use viaduct_lab::{Pod, command, netns};
+
+/// A hundred packets a second from a pod to an address.
+pub struct Pinging {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Pinging {
+    /// Begins, and waits for the first reply.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn start(from: &Pod, to: &Pod) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let output = PathBuf::from(format!("/run/lab/ping-{number}"));
+        let file = File::create(&output)?;
+        let mut command = command::command("ping");
+        command
+            .args(["-n", "-i", "0.01", &to.ip.to_string()])
+            .stdout(Stdio::from(file));
+        let child = netns::within(&from.netns, || Ok(command.spawn()?)).context("ping")?;
+        let pinging = Self { child, output };
+        crate::eventually(|| pinging.replies().map(drop))?;
+        Ok(pinging)
+    }
+
+    /// The sequence numbers that were replied to so far.
+    fn replies(&self) -> Result<BTreeSet<u32>> {
+        let text = std::fs::read_to_string(&self.output)?;
+        let replies: BTreeSet<u32> = text
+            .lines()
+            .filter(|line| line.contains("bytes from"))
+            .filter_map(|line| {
+                line.split_once("icmp_seq=")?
+                    .1
+                    .split(' ')
+                    .next()?
+                    .parse()
+                    .ok()
+            })
+            .collect();
+        ensure!(!replies.is_empty(), "no reply yet: {text}");
+        Ok(replies)
+    }
+
+    /// Ends after at least `least` replies; none before the last may be missing.
+    ///
+    /// # Errors
+    /// Which were lost.
+    pub fn lost_nothing(mut self, least: usize) -> Result<()> {
+        crate::eventually(|| {
+            let count = self.replies()?.len();
+            ensure!(count >= least, "{count} replies of {least}");
+            Ok(())
+        })?;
+        kill(
+            Pid::from_raw(i32::try_from(self.child.id())?),
+            Signal::SIGINT,
+        )?;
+        self.child.wait()?;
+        let replies = self.replies()?;
+        // The last one sent may have been under way when we stopped.
+        let last = replies.last().copied().unwrap_or_default();
+        let lost: Vec<u32> = (1..last).filter(|n| !replies.contains(n)).collect();
+        ensure!(
+            lost.is_empty(),
+            "{} packets of {last} were lost: {lost:?}",
+            lost.len()
+        );
+        Ok(())
+    }
+}
