@@ -36,7 +36,7 @@ impl Sources {
             identity,
             view.as_deref(),
             &self.usage.borrow(),
-            &self.report.borrow().problems,
+            &self.report.borrow(),
             previous,
             &now,
         )

@@ -79,6 +79,7 @@ struct Numbers {
     peers: Gauge,
     unreadable: Gauge,
     problems: Gauge,
+    conflicts: Gauge,
     reconciles: Counter,
     repairs: Counter,
     addresses: Family<BlockLabels, Gauge>,
@@ -106,6 +107,11 @@ impl Numbers {
             "dataplane_problems",
             "Objects that differ in the kernel",
             self.problems.clone(),
+        );
+        registry.register(
+            "foreign_route_conflicts",
+            "Routes of others that lead into this network's blocks",
+            self.conflicts.clone(),
         );
         registry.register(
             "dataplane_reconciles",
@@ -194,6 +200,7 @@ impl Health {
         drop(view);
         let report = sources.report.borrow();
         numbers.problems.set(count(report.problems.len()));
+        numbers.conflicts.set(count(report.conflicts.len()));
         numbers
             .reconciles
             .inc_by(report.reconciles.saturating_sub(numbers.reconciles.get()));
@@ -250,6 +257,7 @@ fn readiness(
             readiness.problems.extend(report.problems.iter().cloned());
             // One bad record must not make every node of the cluster unready.
             readiness.warnings.extend(report.refusals.iter().cloned());
+            readiness.warnings.extend(report.conflicts.iter().cloned());
             if readiness.problems.is_empty() && !report.verified {
                 readiness
                     .problems

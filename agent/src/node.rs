@@ -9,7 +9,7 @@ use viaduct_model::{
     Backend, Block, BlockState, Claim, ClusterView, Condition, Family, Node, NodeName, PerFamily,
 };
 
-use crate::state::{AddressUsage, LocalNode};
+use crate::state::{AddressUsage, DataplaneReport, LocalNode};
 
 /// What does not change while an agent runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub fn claim(
     identity: &Identity,
     view: Option<&ClusterView>,
     usage: &AddressUsage,
-    problems: &[String],
+    report: &DataplaneReport,
     previous: Option<&Claim>,
     now: &str,
 ) -> Claim {
@@ -88,7 +88,8 @@ pub fn claim(
     let mut conditions = Vec::new();
     if let Some(view) = view {
         conditions.push(blocks_available(view, owned, wanted));
-        conditions.push(ready(owned, problems));
+        conditions.push(ready(owned, &report.problems));
+        conditions.extend(conflict(&report.conflicts));
     }
     for condition in &mut conditions {
         let before = previous
@@ -206,6 +207,21 @@ fn ready(owned: usize, problems: &[String]) -> Condition {
     }
 }
 
+/// A condition only while there is one: others' routes are others' business.
+fn conflict(conflicts: &[String]) -> Option<Condition> {
+    let first = conflicts.first()?;
+    let more = match conflicts.len() {
+        1 => String::new(),
+        all => format!(" (and {} more)", all - 1),
+    };
+    Some(condition(
+        "NoRouteConflict",
+        "False",
+        "ForeignRoute",
+        format!("{first}{more}"),
+    ))
+}
+
 fn condition(r#type: &str, status: &str, reason: &str, message: String) -> Condition {
     Condition {
         r#type: r#type.to_owned(),
@@ -318,7 +334,14 @@ mod tests {
                 blocks_free: 0,
             });
         }
-        let claim = claim(&identity(), Some(&view), &usage(&[]), &[], None, "now");
+        let claim = claim(
+            &identity(),
+            Some(&view),
+            &usage(&[]),
+            &DataplaneReport::default(),
+            None,
+            "now",
+        );
         let condition = &claim.conditions[0];
         assert_eq!(
             (condition.status.as_str(), condition.reason.as_str()),
@@ -333,12 +356,19 @@ mod tests {
 
     #[test]
     fn a_transition_time_changes_with_the_status_only() {
-        let first = claim(&identity(), Some(&view(&[])), &usage(&[]), &[], None, "t1");
+        let first = claim(
+            &identity(),
+            Some(&view(&[])),
+            &usage(&[]),
+            &DataplaneReport::default(),
+            None,
+            "t1",
+        );
         let same = claim(
             &identity(),
             Some(&view(&[])),
             &usage(&[]),
-            &[],
+            &DataplaneReport::default(),
             Some(&first),
             "t2",
         );
@@ -347,7 +377,7 @@ mod tests {
             &identity(),
             Some(&view(&["10.64.0.0/26"])),
             &usage(&[]),
-            &[],
+            &DataplaneReport::default(),
             Some(&same),
             "t3",
         );
@@ -357,5 +387,18 @@ mod tests {
                 .iter()
                 .all(|c| c.last_transition_time == "t3" && c.status == "True")
         );
+    }
+
+    #[test]
+    fn a_route_of_others_is_a_condition_only_while_it_is_there() {
+        let view = view(&["10.64.0.0/26"]);
+        let mut report = DataplaneReport::default();
+        let quiet = claim(&identity(), Some(&view), &usage(&[]), &report, None, "t");
+        report.conflicts = vec!["route X conflicts".into(), "another".into()];
+        let loud = claim(&identity(), Some(&view), &usage(&[]), &report, None, "t");
+        assert_eq!(loud.conditions.len(), quiet.conditions.len() + 1);
+        let condition = loud.conditions.last().unwrap();
+        assert_eq!(condition.status, "False");
+        assert_eq!(condition.message, "route X conflicts (and 1 more)");
     }
 }

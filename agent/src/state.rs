@@ -72,6 +72,8 @@ pub struct DataplaneReport {
     /// What of the cluster is not put into the kernel at all, one sentence each:
     /// peers, pools and blocks that would do harm. Not this node's fault.
     pub refusals: Vec<String>,
+    /// Routes of others that lead into this network's blocks, one sentence each.
+    pub conflicts: Vec<String>,
     /// Reconciles so far.
     pub reconciles: u64,
     /// Objects that were repaired so far, that is changed though nothing but the

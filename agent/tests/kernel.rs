@@ -232,3 +232,50 @@ fn two_thousand_peers_from_cold_beside_batches_of_iproute2() {
         println!("iproute2 for the same: {:?}", scene::by_iproute2(&desired));
     });
 }
+
+#[test]
+fn a_route_of_somebody_else_is_named_as_long_as_it_is_there_and_never_touched() {
+    in_namespace(|| {
+        let scene = Scene::start(scene::cluster());
+        scene.settled();
+        for (damage, route, said) in [
+            (
+                "ip route prepend 10.64.1.0/26 dev eth0",
+                "10.64.1.0/26 proto boot",
+                "takes all that goes there",
+            ),
+            (
+                "ip route add 10.64.1.0/26 dev eth0 proto static metric 50",
+                "10.64.1.0/26 proto static",
+                "is not used",
+            ),
+            (
+                "ip route add 10.64.1.7/32 dev eth0 proto 188",
+                "10.64.1.7/32 proto 188",
+                "that part of it",
+            ),
+        ] {
+            ok(damage);
+            let report = scene.reported(|report| !report.conflicts.is_empty());
+            assert!(report.verified, "{report:?}");
+            assert!(report.conflicts[0].contains(said), "{report:?}");
+            assert!(!ip(&format!("route show {route}")).is_empty(), "{route}");
+            ok(&format!("ip route del {route}"));
+            scene.reported(|report| report.conflicts.is_empty());
+        }
+    });
+}
+
+#[test]
+fn hundreds_of_links_without_a_pod_are_swept_at_once() {
+    in_namespace(|| {
+        ok(
+            "for i in $(seq 300); do printf 'link add via0000%08x type veth peer name p%d\\n' $i $i; done | ip -batch -",
+        );
+        let begun = Instant::now();
+        let scene = Scene::start(scene::cluster());
+        let took = scene.healed("the start", begun);
+        println!("300 links and all the rest: {took:?}");
+        assert!(!ip("-o link").contains("via0000"));
+    });
+}

@@ -5,16 +5,18 @@
 //! are taken *after*. The ledger's entry of a pod precedes its link, so that a link
 //! that was listed and has no entry is nobody's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use viaduct_model::Cidr;
 
 use super::diff::diff;
 use super::hints::{Expected, is_right};
 use super::kernel::{Kernel, KernelError};
 use super::objects::{Actual, Desired, LinkName};
 use super::plan::{Op, Plan};
+use super::rivals;
 use crate::backend::Backend;
 use crate::state::{Endpoints, NodeState};
 
@@ -38,6 +40,8 @@ pub struct Outcome {
     pub problems: Vec<String>,
     /// What was refused, one sentence each.
     pub refusals: Vec<String>,
+    /// Routes of others into our blocks, one sentence each.
+    pub conflicts: Vec<String>,
     /// Changes that were made.
     pub applied: u64,
     /// Those of them that were needed though nothing but the kernel had changed.
@@ -54,6 +58,9 @@ pub struct Cycle<K> {
     expected: watch::Sender<Arc<Expected>>,
     decided: Option<Arc<Desired>>,
     was_right: bool,
+    look_for_rivals: bool,
+    territory: BTreeSet<Cidr>,
+    conflicts: Vec<String>,
 }
 
 impl<K: Kernel> Cycle<K> {
@@ -72,7 +79,17 @@ impl<K: Kernel> Cycle<K> {
             expected: watch::Sender::default(),
             decided: None,
             was_right: false,
+            look_for_rivals: true,
+            territory: BTreeSet::new(),
+            conflicts: Vec::new(),
         }
+    }
+
+    /// Has the next reconcile list the routes of others too. They may be very many,
+    /// so that it is done when there is a reason: at start, when one of them or our
+    /// blocks changed, and at each audit.
+    pub fn look_for_rivals(&mut self) {
+        self.look_for_rivals = true;
     }
 
     /// What hints are to be compared with, always the newest.
@@ -110,6 +127,7 @@ impl<K: Kernel> Cycle<K> {
             let hopeless = plan.iter().all(|op| failures.contains_key(&op.to_string()));
             if plan.is_empty() || hopeless || pass == PASSES {
                 outcome.conclude(&desired, &actual, &plan, &failures);
+                outcome.conflicts = self.conflicts(&desired);
                 return Ok(Some(outcome));
             }
             let answers = self.kernel.apply(&plan);
@@ -127,6 +145,22 @@ impl<K: Kernel> Cycle<K> {
             actual = self.kernel.dump()?;
         }
         Ok(None)
+    }
+
+    fn conflicts(&mut self, desired: &Desired) -> Vec<String> {
+        let territory = rivals::territory(desired);
+        if self.look_for_rivals || territory != self.territory {
+            match self.kernel.foreign_routes() {
+                Ok(foreign) => {
+                    self.conflicts = rivals::conflicts(&territory, &foreign);
+                    self.territory = territory;
+                    self.look_for_rivals = false;
+                }
+                // It hides no fault of ours; the next look tries again.
+                Err(error) => tracing::warn!(%error, "routes of others are not looked at"),
+            }
+        }
+        self.conflicts.clone()
     }
 
     /// Decides from the newest inputs what should be there, and tells it to whoever

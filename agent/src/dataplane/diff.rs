@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use super::objects::{
     Actual, ActualLink, Desired, DesiredLink, LinkKind, LinkName, Route, Settings6, VXLAN_LINK,
-    is_ours,
+    is_host_end, is_ours,
 };
 use super::plan::{Op, Plan};
 
@@ -215,11 +215,6 @@ fn excess_routes(desired: &Desired, actual: &Actual, links: &Links) -> Vec<Route
         })
         .cloned()
         .collect()
-}
-
-/// Whether the link is, by its name, the host end of a pod.
-fn is_host_end(link: &str) -> bool {
-    is_ours(link) && !link.contains('.')
 }
 
 fn remove_objects(desired: &Desired, actual: &Actual, links: &Links, plan: &mut Plan) {

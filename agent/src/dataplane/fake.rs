@@ -11,6 +11,7 @@ use super::objects::{
     Settings6, is_ours,
 };
 use super::plan::Op;
+use super::rivals::ForeignRoute;
 use viaduct_model::MacAddr;
 
 /// All that is in it, ours or not.
@@ -45,6 +46,7 @@ struct Inner {
     faults: Faults,
     log: Vec<String>,
     dumps: usize,
+    surveys: usize,
 }
 
 /// A handle to the kernel; all copies are the same kernel.
@@ -84,6 +86,11 @@ impl FakeKernel {
     pub(crate) fn dumps(&self) -> usize {
         self.inner().dumps
     }
+
+    /// How often all routes of others were listed.
+    pub(crate) fn surveys(&self) -> usize {
+        self.inner().surveys
+    }
 }
 
 impl Kernel for FakeKernel {
@@ -95,6 +102,25 @@ impl Kernel for FakeKernel {
             return Err(KernelError::Refused("No buffer space available".into()));
         }
         Ok(inner.world.ours())
+    }
+
+    fn foreign_routes(&mut self) -> Result<Vec<ForeignRoute>, KernelError> {
+        let mut inner = self.inner();
+        inner.surveys += 1;
+        let mut ours = BTreeSet::new();
+        let mut foreign = Vec::new();
+        for (route, is_ours) in &inner.world.routes {
+            if *is_ours {
+                ours.insert(route.destination);
+            } else {
+                foreign.push(ForeignRoute {
+                    route: route.clone(),
+                    protocol: 4,
+                    first: !ours.contains(&route.destination),
+                });
+            }
+        }
+        Ok(foreign)
     }
 
     fn apply(&mut self, plan: &[Op]) -> Vec<Result<(), KernelError>> {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use viaduct_model::MacAddr;
 
 use super::objects::{
-    ActualLink, Address, Desired, DesiredLink, LinkKind, LinkName, Route, is_ours,
+    ActualLink, Address, Desired, DesiredLink, LinkKind, LinkName, Route, RouteKind, is_host_end,
+    is_ours,
 };
 
 /// Something that changed in the kernel. Links are numbered here, since that is how
@@ -93,6 +94,9 @@ pub enum Drift {
     /// Something of ours is there that is not desired: maybe a pod that is being
     /// wired at this moment. It is looked at soon.
     Excess,
+    /// Somebody else's route into a block of ours is gone: what was said about it
+    /// is to be taken back.
+    Rival,
     /// Something that is desired is not as it should be: traffic suffers.
     Broken,
 }
@@ -104,6 +108,17 @@ pub struct Expected {
     pub desired: Arc<Desired>,
     /// Our links by index, as the last dump found them.
     pub names: BTreeMap<u32, LinkName>,
+}
+
+/// Whether a hint is about somebody else's route into what is ours.
+pub fn is_about_rival(hint: &Hint, expected: &Expected) -> bool {
+    match hint {
+        Hint::Resync => true,
+        Hint::Route {
+            route, ours: false, ..
+        } => in_our_way(route, &expected.desired),
+        _ => false,
+    }
 }
 
 /// How much `hint` matters.
@@ -241,23 +256,40 @@ pub fn is_right(want: &DesiredLink, is: &ActualLink) -> bool {
 fn judge_route(route: &Route, ours: bool, gone: bool, desired: &Desired) -> Drift {
     let wanted = ours && desired.routes.contains(route);
     if gone || wanted {
-        return if gone && wanted {
-            Drift::Broken
-        } else {
-            Drift::None
+        return match (gone, wanted) {
+            (true, true) => Drift::Broken,
+            (true, false) if !ours && in_our_way(route, desired) => Drift::Rival,
+            _ => Drift::None,
         };
     }
     // Another route to a destination of ours may have taken its place without a word.
-    let rival = desired
+    let replaces = desired
         .routes
         .range(Route::least_to(route.destination)..)
         .next()
         .is_some_and(|first| first.destination == route.destination);
-    match (rival, ours) {
+    match (replaces, ours) {
         (true, _) => Drift::Broken,
         (false, true) => Drift::Excess,
+        (false, false) if in_our_way(route, desired) => Drift::Rival,
         (false, false) => Drift::None,
     }
+}
+
+/// Whether a route leads into a destination of ours, whole or in part.
+fn in_our_way(route: &Route, desired: &Desired) -> bool {
+    let mut end = Route::least_to(route.destination);
+    // Past every route to the same destination.
+    end.kind = RouteKind::Other(u8::MAX);
+    let before = desired.routes.range(..=end).rev();
+    // Blocks do not overlap, so that one of them decides; pods' own routes may stand
+    // between a block and a part of it.
+    let mut decisive = before
+        .filter(|ours| !ours.link.as_ref().is_some_and(|link| is_host_end(link)))
+        .map(|ours| ours.destination);
+    decisive
+        .next()
+        .is_some_and(|ours| ours.covers(&route.destination))
 }
 
 #[cfg(test)]
@@ -396,6 +428,15 @@ mod tests {
         };
         assert_eq!(judge(&foreign("10.9.0.0/24"), &expected), Drift::None);
         assert_eq!(judge(&foreign("10.64.1.0/26"), &expected), Drift::Broken);
+        // A part of a block, or the end of a conflict, only changes what is said.
+        assert_eq!(judge(&foreign("10.64.1.7/32"), &expected), Drift::Rival);
+        assert!(is_about_rival(&foreign("10.64.1.7/32"), &expected));
+        assert!(!is_about_rival(&foreign("10.9.0.0/24"), &expected));
+        let mut gone = foreign("10.64.1.0/26");
+        if let Hint::Route { gone, .. } = &mut gone {
+            *gone = true;
+        }
+        assert_eq!(judge(&gone, &expected), Drift::Rival);
         let neighbour = Hint::Neighbour {
             index: 2,
             address: "10.64.1.0".parse().unwrap(),

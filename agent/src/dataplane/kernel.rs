@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use super::objects::{Actual, LinkName};
 use super::plan::Op;
+use super::rivals::ForeignRoute;
 
 /// Why the kernel could not be listed or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -23,6 +24,13 @@ pub trait Kernel: Send + 'static {
     /// # Errors
     /// When the picture would be incomplete.
     fn dump(&mut self) -> Result<Actual, KernelError>;
+
+    /// Lists the routes of the main table that are not ours. They may be many, so
+    /// that this is not done at each look.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    fn foreign_routes(&mut self) -> Result<Vec<ForeignRoute>, KernelError>;
 
     /// Makes all changes in order and answers for each; a failure stops none of the
     /// others. What is so already counts as done.

@@ -14,6 +14,7 @@ pub mod objects;
 pub mod pace;
 pub mod plan;
 pub mod reconciler;
+pub mod rivals;
 
 #[cfg(test)]
 mod fake;

@@ -25,6 +25,11 @@ pub fn is_ours(link: &str) -> bool {
     link.starts_with(LINK_PREFIX)
 }
 
+/// Whether the link is, by its name, the host end of a pod.
+pub fn is_host_end(link: &str) -> bool {
+    is_ours(link) && !link.contains('.')
+}
+
 /// What makes a VXLAN link that one; none of it can be changed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vxlan {

@@ -14,7 +14,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 
 use super::cycle::{Cycle, Outcome};
-use super::hints::{Drift, Expected, Hint, judge};
+use super::hints::{Drift, Expected, Hint, is_about_rival, judge};
 use super::kernel::Kernel;
 use super::pace::{Backoff, SOON, pause_after};
 use crate::backend::Backend;
@@ -23,6 +23,10 @@ use crate::state::{DataplaneReport, Endpoints, NodeState};
 /// How often all is listed though nothing called for it, in seconds. Jittered, lest
 /// all nodes do it at once.
 const AUDIT_SECONDS: std::ops::Range<f64> = 54.0..66.0;
+
+/// How often routes of others are looked at though no hint called for it: at each
+/// audit, but not at each look.
+const RIVALS: Duration = Duration::from_secs(50);
 
 /// What the reconciler is told, and where it tells how it goes.
 #[derive(Debug)]
@@ -64,7 +68,12 @@ impl Reconciler {
         let mut schedule = Schedule::new();
         loop {
             worker = match worker {
-                Worker::Idle(cycle) if schedule.due() => Worker::Busy(start(*cycle)),
+                Worker::Idle(mut cycle) if schedule.due() => {
+                    if schedule.rivals_due() {
+                        cycle.look_for_rivals();
+                    }
+                    Worker::Busy(start(*cycle))
+                }
                 other => other,
             };
             if let Worker::Busy(_) = worker {
@@ -91,9 +100,11 @@ impl Reconciler {
                     Err(_) => return Ok(()),
                 },
                 Some(hints) = self.hints.recv() => {
-                    match worst(&hints, &expected.borrow()) {
+                    let expected = expected.borrow().clone();
+                    schedule.rivals |= hints.iter().any(|hint| is_about_rival(hint, &expected));
+                    match worst(&hints, &expected) {
                         Drift::None => {}
-                        Drift::Excess => schedule.mark(SOON),
+                        Drift::Excess | Drift::Rival => schedule.mark(SOON),
                         Drift::Broken => schedule.mark(Duration::ZERO),
                     }
                 }
@@ -106,6 +117,7 @@ impl Reconciler {
             let before = report.clone();
             warn_of_new(&report.problems, &outcome.problems);
             warn_of_new(&report.refusals, &outcome.refusals);
+            warn_of_new(&report.conflicts, &outcome.conflicts);
             if outcome.verified && !report.verified {
                 tracing::info!(applied = outcome.applied, "the kernel is as it should be");
             }
@@ -118,6 +130,7 @@ impl Reconciler {
             report.verified = outcome.verified;
             report.problems = outcome.problems;
             report.refusals = outcome.refusals;
+            report.conflicts = outcome.conflicts;
             report.repairs += outcome.repaired;
             let told = *report != before;
             // A count alone is no news.
@@ -175,6 +188,10 @@ struct Schedule {
     earliest: Instant,
     backoff: Backoff,
     running: bool,
+    /// Whether routes of others are to be looked at.
+    rivals: bool,
+    /// When that is due though no hint called for it.
+    next_rivals: Instant,
 }
 
 impl Schedule {
@@ -185,7 +202,20 @@ impl Schedule {
             earliest: now,
             backoff: Backoff::default(),
             running: false,
+            rivals: true,
+            next_rivals: now,
         }
+    }
+
+    /// Whether the reconcile that begins now looks at routes of others, and if so
+    /// that the next need not.
+    fn rivals_due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = std::mem::take(&mut self.rivals) || self.next_rivals <= now;
+        if due {
+            self.next_rivals = now + RIVALS;
+        }
+        due
     }
 
     fn at(&self) -> Instant {

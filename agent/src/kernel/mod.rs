@@ -22,6 +22,7 @@ pub use socket::{NetlinkSocket, Request};
 use crate::dataplane::kernel::{Kernel, KernelError};
 use crate::dataplane::objects::Actual;
 use crate::dataplane::plan::Op;
+use crate::dataplane::rivals::ForeignRoute;
 
 /// The kernel of the network namespace that this process runs in.
 #[derive(Debug)]
@@ -54,6 +55,17 @@ impl Kernel for NetlinkKernel {
             .map(|(index, name)| (name, index))
             .collect();
         Ok(actual)
+    }
+
+    fn foreign_routes(&mut self) -> Result<Vec<ForeignRoute>, KernelError> {
+        let names = self
+            .indices
+            .iter()
+            .map(|(name, index)| (*index, name.clone()))
+            .collect();
+        read::foreign_routes(&mut self.socket, &names).map_err(|error| {
+            KernelError::Refused(format!("the routes of others cannot be listed: {error}"))
+        })
     }
 
     fn apply(&mut self, plan: &[Op]) -> Vec<Result<(), KernelError>> {

@@ -3,7 +3,7 @@
 //! Filters are the kernel's own wherever it has them, so that the cost grows with
 //! what is ours and not with what others have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
@@ -15,6 +15,7 @@ use super::{NetlinkError, NetlinkSocket, decode};
 use crate::dataplane::objects::{
     Actual, Address, FdbEntry, LinkKind, LinkName, ROUTE_PROTOCOL, is_ours,
 };
+use crate::dataplane::rivals::ForeignRoute;
 
 /// Names of all links by index.
 pub(super) type Names = BTreeMap<u32, LinkName>;
@@ -161,4 +162,46 @@ fn fdb(socket: &mut NetlinkSocket, actual: &mut Actual) -> Result<(), NetlinkErr
         }
     }
     Ok(())
+}
+
+/// Lists the IPv4 routes of the main table that are not ours.
+///
+/// # Errors
+/// When the list cannot be had.
+pub(super) fn foreign_routes(
+    socket: &mut NetlinkSocket,
+    names: &HashMap<u32, LinkName>,
+) -> Result<Vec<ForeignRoute>, NetlinkError> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    request.header.table = RouteHeader::RT_TABLE_MAIN;
+    let found = match socket.dump(&Message::GetRoute(request)) {
+        Err(error) if error.already_gone() => return Ok(Vec::new()),
+        found => found?,
+    };
+    let mut foreign = Vec::new();
+    // Routes to one destination come one after the other, the one in use first.
+    let mut ours = None;
+    for message in found {
+        let Message::NewRoute(message) = message else {
+            continue;
+        };
+        let Some(mut found) = decode::route(&message) else {
+            continue;
+        };
+        if found.ours {
+            ours = Some(found.route.destination);
+            continue;
+        }
+        found.route.link = found.link.map(|index| {
+            let name = names.get(&index).cloned();
+            name.unwrap_or_else(|| index.to_string().into())
+        });
+        foreign.push(ForeignRoute {
+            first: ours != Some(found.route.destination),
+            protocol: message.header.protocol.into(),
+            route: found.route,
+        });
+    }
+    Ok(foreign)
 }

@@ -252,6 +252,28 @@ pub fn delete_doomed(host: &mut NetlinkSocket) -> Result<(), NetlinkError> {
     first_refusal(host.execute(&[Request::new(Message::DelLink(group), 0)]))
 }
 
+/// Deletes links by their indices at the price of one, and says of each how it went.
+pub(super) fn delete_together(
+    host: &mut NetlinkSocket,
+    indices: &[u32],
+) -> Vec<Result<(), NetlinkError>> {
+    let marks: Vec<Request> = indices
+        .iter()
+        .map(|index| {
+            let mut doomed = LinkMessage::default();
+            doomed.header.index = *index;
+            doomed.attributes.push(LinkAttribute::Group(DOOMED));
+            Request::new(Message::SetLink(doomed), 0)
+        })
+        .collect();
+    let marked = host.execute(&marks);
+    let deleted = delete_doomed(host);
+    marked
+        .into_iter()
+        .map(|mark| mark.and_then(|()| deleted.clone()))
+        .collect()
+}
+
 /// Deletes one link and waits until it is gone.
 ///
 /// # Errors

@@ -134,6 +134,19 @@ impl Scene {
         self.report.borrow().clone()
     }
 
+    /// Waits until what the reconciler says satisfies `wanted`, and returns it.
+    pub(crate) fn reported(&self, wanted: impl Fn(&DataplaneReport) -> bool) -> DataplaneReport {
+        let begun = Instant::now();
+        loop {
+            let report = self.report();
+            if wanted(&report) {
+                return report;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(5), "{report:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Adds a pod whose link is there but wholly unconfigured.
     pub(crate) fn pod(&self, container: &str, address: &str) {
         let endpoint = endpoint(container, address, true);

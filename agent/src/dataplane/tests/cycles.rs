@@ -4,7 +4,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::dataplane::cycle::{Cycle, Outcome};
-use crate::dataplane::objects::VXLAN_LINK;
+use crate::dataplane::objects::{Route, VXLAN_LINK};
 use crate::state::NodeState;
 
 struct Bench {
@@ -198,4 +198,34 @@ fn a_source_address_that_comes_late_or_changes_is_put_into_the_routes() {
         .filter_map(|(r, _)| r.source)
         .collect();
     assert_eq!(sources, [cluster.local.overlay.unwrap()]);
+}
+
+#[test]
+fn routes_of_others_are_named_when_they_come_and_looked_for_only_with_a_reason() {
+    let kernel = with_pod(&one_pod(true).1);
+    let mut bench = Bench::new(kernel.clone());
+    bench.set(&Cluster::new());
+    assert!(bench.run().conflicts.is_empty());
+    let rival = Route::through("10.64.1.0/26".parse().unwrap(), "eth0".into());
+    kernel.tamper(|world| world.routes.insert(0, (rival.clone(), false)));
+    assert!(bench.run().conflicts.is_empty(), "nobody called for a look");
+    assert_eq!(kernel.surveys(), 1);
+    bench.cycle.look_for_rivals();
+    let outcome = bench.run();
+    assert_eq!(outcome.conflicts.len(), 1, "{:?}", outcome.conflicts);
+    assert!(outcome.conflicts[0].contains("takes all that goes there"));
+    // Another's route is no fault of this node, and stays.
+    assert!(outcome.verified);
+    assert!(kernel.world().routes.contains(&(rival, false)));
+    // A new block of ours is a reason too; a new pod is none.
+    let (endpoints, pod) = one_pod(true);
+    kernel.tamper(|world| world.add_link(&pod, LinkKind::Veth).up = true);
+    bench.endpoints.send_replace(endpoints);
+    bench.run();
+    assert_eq!(kernel.surveys(), 2);
+    let mut cluster = Cluster::new();
+    cluster.block("10.64.2.0/26", "b");
+    bench.set(&cluster);
+    assert_eq!(bench.run().conflicts.len(), 1);
+    assert_eq!(kernel.surveys(), 3);
 }
