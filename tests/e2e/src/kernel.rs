@@ -23,16 +23,15 @@ pub fn ours(node: &Node) -> Result<Vec<String>> {
         );
     };
     let on_our_link = |line: &str| line.contains("dev via");
-    take("link", node.ip("-o link show")?, |line| {
-        line.split(' ')
-            .nth(1)
-            .is_some_and(|name| name.starts_with("via"))
-    });
-    take("address", node.ip("-4 -o addr show")?, |line| {
-        line.split(' ')
-            .nth(1)
-            .is_some_and(|name| name.starts_with("via"))
-    });
+    for (what, list) in [("link", "-o link show"), ("address", "-4 -o addr show")] {
+        // Without the index, which a link that was made again has anew.
+        let text: String = node
+            .ip(list)?
+            .lines()
+            .filter_map(|line| Some(line.split_once(' ')?.1.trim_start().to_owned() + "\n"))
+            .collect();
+        take(what, text, |line| line.starts_with("via"));
+    }
     take("route", node.ip("route show table main")?, |line| {
         line.contains("proto 87")
     });
@@ -65,6 +64,7 @@ pub fn ours(node: &Node) -> Result<Vec<String>> {
 pub fn leaks(node: &Node) -> Result<()> {
     let pods = node.pods().len();
     let lines = ours(node)?;
+    // What belongs to pods; the tunnel's is `restarts` and `drift`s concern.
     let count = |what: &str, part: &str| {
         lines
             .iter()

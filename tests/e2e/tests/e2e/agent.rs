@@ -1,1 +1,107 @@
-//! x
+//! What an agent shows of itself, and how it stops.
+
+use anyhow::{Context, Result, ensure};
+use viaduct_e2e::{Pinging, eventually, leaks, ours};
+use viaduct_lab::node::{AGENT_HTTP, READY_TIMEOUT};
+use viaduct_lab::{Lab, LabOptions, Signal, http, in_lab};
+
+#[test]
+fn subnet_env_holds_flannels_four_keys() {
+    in_lab(LabOptions::default(), |lab| {
+        for node in lab.nodes() {
+            let text = eventually(|| {
+                std::fs::read_to_string(node.run_dir().join("subnet.env")).context("subnet.env")
+            })?;
+            let lines: Vec<&str> = text.lines().collect();
+            let [network, subnet, mtu, masquerade] = lines[..] else {
+                anyhow::bail!("not four lines: {text}");
+            };
+            ensure!(network == "FLANNEL_NETWORK=10.64.0.0/16", "{text}");
+            ensure!(mtu == "FLANNEL_MTU=1450", "{text}");
+            ensure!(masquerade == "FLANNEL_IPMASQ=false", "{text}");
+            // The node's own address with its block's length.
+            let own = node.ip("-4 -o addr show dev via.vx4")?;
+            let address = own
+                .split_whitespace()
+                .skip_while(|word| *word != "inet")
+                .nth(1)
+                .and_then(|inet| inet.split('/').next())
+                .with_context(|| own.clone())?;
+            ensure!(
+                subnet == format!("FLANNEL_SUBNET={address}/26"),
+                "{text} {own}"
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn health_readiness_and_metrics_answer() {
+    in_lab(LabOptions::default(), |lab| {
+        let node = lab.node("n1")?;
+        let get = |path| http::get(node.netns(), AGENT_HTTP, path);
+        ensure!(get("/healthz")?.status == 200);
+        ensure!(get("/readyz")?.body.trim() == "ok");
+        ensure!(get("/nothing")?.status == 404);
+        ensure!((node.metric("viaduct_peers ")? - 1.0).abs() < 0.1);
+        ensure!((node.metric("viaduct_ready ")? - 1.0).abs() < 0.1);
+        ensure!(node.metric("viaduct_cni_requests_total{verb=\"add\",result=\"ok\"} ")? > 0.5);
+        ensure!(lab.controller_http("/healthz")?.status == 200);
+        let ready = lab.controller_http("/readyz")?;
+        ensure!(
+            ready.status == 200 && ready.body.contains("leading"),
+            "{ready:?}"
+        );
+        let metrics = lab.controller_http("/metrics")?.body;
+        for sample in ["viaduct_controller_leader 1", "viaduct_controller_nodes 2"] {
+            ensure!(metrics.contains(sample), "no {sample} in {metrics}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn sigterm_ends_an_agent_with_success_and_leaves_the_dataplane_in_place() {
+    in_lab(LabOptions::default(), |lab| {
+        let node = lab.node("n1")?;
+        let before = ours(&node)?;
+        let pods = lab.pods();
+        let stream = Pinging::start(&pods[0], &pods[1])?;
+        for signal in [Signal::SIGTERM, Signal::SIGINT] {
+            let status = node.kill_agent(signal)?;
+            ensure!(status.success(), "{signal} ended it with {status}");
+            let after = ours(&node)?;
+            ensure!(before == after, "{before:#?} became {after:#?}");
+            // A clean stop gives the name up at once.
+            node.start_agent()?;
+            node.await_ready(READY_TIMEOUT)?;
+        }
+        stream.lost_nothing(50)?;
+        leaks(&node)?;
+        controllers_stop_cleanly(lab)
+    });
+}
+
+fn controllers_stop_cleanly(lab: &Lab) -> Result<()> {
+    let status = lab.controller().kill(Signal::SIGTERM)?;
+    ensure!(status.success(), "the controller ended with {status}");
+    Ok(())
+}
+
+#[test]
+fn once_registers_programs_the_kernel_and_ends() {
+    in_lab(LabOptions::default(), |lab| {
+        let node = lab.new_node()?;
+        let mut args = node.agent().args();
+        args.push("--once".to_owned());
+        node.agent().set_args(args);
+        node.start_agent()?;
+        let status = eventually(|| node.agent().ended().context("it still runs"))?;
+        ensure!(status.success(), "{status}");
+        let lines = ours(&node)?;
+        let peers = lines.iter().filter(|line| line.starts_with("fdb")).count();
+        ensure!(peers == 2, "{lines:#?}");
+        Ok(())
+    });
+}
