@@ -9,6 +9,7 @@
 
 pub mod backend;
 pub mod claims;
+pub mod cleanup;
 pub mod cni;
 pub mod dataplane;
 pub mod flags;

@@ -33,6 +33,14 @@ pub enum RunDirError {
         /// The process that holds the lock, as it wrote it down.
         pid: String,
     },
+    /// An agent runs on it, which would put back what is taken away.
+    #[error("an agent (pid {pid}) runs on --run-dir {path}; stop it first, or name another")]
+    Working {
+        /// The directory.
+        path: PathBuf,
+        /// The process that holds the lock, as it wrote it down.
+        pid: String,
+    },
     /// A file or directory cannot be made, read or written.
     #[error("--run-dir: cannot {what} {path}: {source}")]
     Io {
@@ -107,6 +115,36 @@ impl RunDir {
     }
 }
 
+/// Locks a run directory that no agent uses, and changes nothing in it. `None` where
+/// no agent has ever used it.
+///
+/// # Errors
+/// When an agent runs on it, or the lock cannot be opened.
+pub fn lock_unused(path: &Path) -> Result<Option<Flock<File>>, RunDirError> {
+    let lock_path = path.join("agent.lock");
+    let failed = |what| {
+        let path = lock_path.clone();
+        move |source| RunDirError::Io { what, path, source }
+    };
+    let file = match File::open(&lock_path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("open")(error)),
+    };
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            Err(RunDirError::Working {
+                path: path.to_owned(),
+                pid: pid.trim().to_owned(),
+            })
+        }
+        Err((_, errno)) => Err(failed("lock")(errno.into())),
+    }
+}
+
 fn incarnation(dir: &Path) -> Result<String, RunDirError> {
     let path = dir.join("incarnation");
     match fs::read_to_string(&path) {
@@ -162,7 +200,11 @@ mod tests {
         let error = RunDir::open(&path).unwrap_err().to_string();
         assert!(error.contains(&std::process::id().to_string()), "{error}");
         let incarnation = first.incarnation().to_owned();
+        let error = lock_unused(&path).unwrap_err().to_string();
+        assert!(error.contains("stop it first"), "{error}");
         drop(first);
+        assert!(lock_unused(&path).unwrap().is_some());
+        assert!(lock_unused(dir.path()).unwrap().is_none());
         assert_eq!(RunDir::open(&path).unwrap().incarnation(), incarnation);
     }
 

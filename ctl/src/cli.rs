@@ -10,7 +10,7 @@ use viaduct_datastore::{Records, StoreArgs, StoreError};
 
 use crate::output::{self, Format};
 use crate::snapshot::Snapshot;
-use crate::{blocks, lab, nodes, pools, status};
+use crate::{blocks, cleanup, lab, nodes, pools, status};
 
 /// Inspects a Viaduct network and runs it in a lab
 #[derive(Debug, Parser)]
@@ -52,6 +52,11 @@ enum Verb {
         #[command(subcommand)]
         verb: Option<pools::Verb>,
     },
+    /// Take away what an agent left on this host, and nothing else
+    ///
+    /// Needs no datastore and no agent, but root or CAP_NET_ADMIN. Pods of this
+    /// network lose their connection. Refused while the agent runs.
+    Cleanup(cleanup::CleanupArgs),
     /// Run a whole network on this machine: nodes and pods as network namespaces
     #[command(subcommand)]
     Lab(lab::Verb),
@@ -69,6 +74,7 @@ pub(crate) fn run(cli: Cli, matches: &ArgMatches) -> ExitCode {
             let given = given_datastore(&cli.store, matches);
             lab::run(verb, given, &cli.store.etcd_prefix)
         }
+        Verb::Cleanup(args) => cleanup::run(&args, cli.output),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "viaductctl", &mut script);
@@ -146,13 +152,13 @@ async fn answer(records: &Records, format: Format, verb: &Verb) -> Result<String
     })
 }
 
-fn refuse(why: &impl std::fmt::Display, code: u8) -> ExitCode {
+pub(crate) fn refuse(why: &impl std::fmt::Display, code: u8) -> ExitCode {
     eprintln!("viaductctl: {why}");
     ExitCode::from(code)
 }
 
 /// Writes the answer; a reader that has seen enough (`| head`) is no failure.
-fn print(text: &[u8]) -> ExitCode {
+pub(crate) fn print(text: &[u8]) -> ExitCode {
     match std::io::stdout().write_all(text) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             refuse(&format!("standard output: {error}"), 1)

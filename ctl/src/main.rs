@@ -3,6 +3,7 @@
 //! Exit codes: 0 it worked, 1 it failed, 2 the command line is wrong.
 
 mod blocks;
+mod cleanup;
 mod cli;
 #[cfg(test)]
 mod fixture;

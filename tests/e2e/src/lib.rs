@@ -5,11 +5,13 @@
 //! in a lab each ([`viaduct_lab::in_lab`]); nothing here may look into a program's
 //! inside, so that what a test finds is what a user would find.
 
+mod host;
 mod kernel;
 mod pinging;
 mod programs;
 mod raw;
 
+pub use host::{difference, everything};
 pub use kernel::{Monitor, leaks, ours};
 pub use pinging::Pinging;
 pub use programs::{Run, refused, run, viaductctl};

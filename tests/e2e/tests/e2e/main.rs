@@ -1,7 +1,9 @@
 //! The end-to-end tests, one module per theme.
 
 mod agent;
+mod cleanup;
 mod cni;
+mod conflicts;
 mod demo;
 mod drift;
 mod names;
