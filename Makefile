@@ -4,12 +4,13 @@
 #   make demo    three nodes in network namespaces; every pod reaches every pod
 #   make test    all tests: unit, property, store conformance, kernel, end to end
 #   make lint    format, clippy, documentation, dependencies: warnings are errors
+#   make soak    what takes long (nightly): five minutes without etcd under traffic and churn
 #   make bench   Viaduct beside the alternatives, as ratios
 #   make deps    what the above need and apt has (called by them)
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all build shim demo test lint bench deps clean
+.PHONY: all build shim demo test soak lint bench deps clean
 
 HOST_TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 MUSL_TARGET := $(subst -gnu,-musl,$(HOST_TARGET))
@@ -38,6 +39,10 @@ demo: build
 # The end-to-end tests drive release binaries, as users do.
 test: build
 	VIADUCT_BIN_DIR=$(CURDIR)/target/release cargo test --workspace --locked
+
+soak: build
+	VIADUCT_BIN_DIR=$(CURDIR)/target/release VIADUCT_OUTAGE_SECONDS=300 \
+		cargo test --locked -p viaduct-e2e --test e2e -- zero_loss::pods_come_and_go
 
 bench: build
 	cargo bench --locked -p viaduct-model

@@ -10,12 +10,14 @@ mod kernel;
 mod pinging;
 mod programs;
 mod raw;
+mod traffic;
 
 pub use host::{difference, everything};
 pub use kernel::{Monitor, leaks, ours};
 pub use pinging::Pinging;
 pub use programs::{Run, refused, run, viaductctl};
 pub use raw::Raw;
+pub use traffic::{Carried, Traffic};
 
 use std::time::Duration;
 

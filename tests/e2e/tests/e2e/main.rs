@@ -14,3 +14,4 @@ mod refusals;
 mod restarts;
 mod store;
 mod sweep;
+mod zero_loss;

@@ -1,0 +1,227 @@
+//! A UDP and a TCP stream between two pods, to see whether anything is lost while
+//! something happens: each datagram has a number, and of the connection the kernel
+//! counts what it had to send again.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use viaduct_lab::{Pod, command, netns};
+
+/// Between two datagrams: 1,000 a second.
+const PACE: Duration = Duration::from_millis(1);
+
+/// What TCP sends every ten milliseconds, in bytes: enough that each interruption is
+/// felt, little enough that a busy machine keeps up.
+const PIECE: usize = 8 << 10;
+
+/// How long the last datagram may be under way.
+const STRAGGLER: Duration = Duration::from_secs(1);
+
+/// What the streams came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried {
+    /// Datagrams that were sent.
+    pub sent: u32,
+    /// The numbers of those that did not arrive.
+    pub lost: Vec<u32>,
+    /// Segments that TCP sent again before [`Traffic::baseline`], and after it.
+    pub retransmitted: (u64, u64),
+    /// Bytes that TCP carried.
+    pub bytes: u64,
+}
+
+/// Both streams, running.
+#[derive(Debug)]
+pub struct Traffic {
+    stop: Arc<AtomicBool>,
+    sender: JoinHandle<Result<u32>>,
+    receiver: JoinHandle<Result<Vec<bool>>>,
+    writer: JoinHandle<Result<u64>>,
+    reader: JoinHandle<Result<u64>>,
+    from: PathBuf,
+    port: u16,
+    baseline: u64,
+}
+
+impl Traffic {
+    /// Begins, and measures for a second what TCP sends again by itself.
+    ///
+    /// # Errors
+    /// When the pods do not reach each other.
+    pub fn start(from: &Pod, to: &Pod) -> Result<Self> {
+        let any = |pod: &Pod| SocketAddr::new(pod.ip, 0);
+        let sink = netns::within(&to.netns, || Ok(UdpSocket::bind(any(to))?))?;
+        sink.set_read_timeout(Some(Duration::from_millis(20)))?;
+        let source = netns::within(&from.netns, || Ok(UdpSocket::bind(any(from))?))?;
+        source.connect(sink.local_addr()?)?;
+        let listener = netns::within(&to.netns, || Ok(TcpListener::bind(any(to))?))?;
+        let target = listener.local_addr()?;
+        let patience = Duration::from_secs(5);
+        let client = netns::within(&from.netns, || {
+            Ok(TcpStream::connect_timeout(&target, patience)?)
+        })
+        .context("connecting pod to pod")?;
+        let (server, _) = listener.accept()?;
+        let port = client.local_addr()?.port();
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = || Arc::clone(&stop);
+        let (sending, receiving, writing) = (flag(), flag(), flag());
+        let mut traffic = Self {
+            sender: std::thread::spawn(move || send(&source, &sending)),
+            receiver: std::thread::spawn(move || receive(&sink, &receiving)),
+            writer: std::thread::spawn(move || write(client, &writing)),
+            reader: std::thread::spawn(move || read(server)),
+            from: from.netns.clone(),
+            port,
+            stop,
+            baseline: 0,
+        };
+        std::thread::sleep(Duration::from_secs(1));
+        traffic.baseline = traffic.retransmitted()?;
+        Ok(traffic)
+    }
+
+    /// Segments of the connection that were sent again so far, as `ss` shows them.
+    fn retransmitted(&self) -> Result<u64> {
+        let mut ss = command::command("ss");
+        let filter = format!("sport = :{}", self.port);
+        ss.args(["-tinH", "state", "established", &filter]);
+        let text = netns::run(&self.from, ss)?;
+        ensure!(text.contains("bytes_acked:"), "no such connection: {text}");
+        // `retrans:<under way>/<in all>`, and nothing at all while there were none.
+        let Some((_, rest)) = text.split_once("retrans:") else {
+            return Ok(0);
+        };
+        rest.split_once('/')
+            .and_then(|(_, all)| all.split_whitespace().next()?.parse().ok())
+            .with_context(|| format!("ss shows no count: {text}"))
+    }
+
+    /// Ends both and says what they came to.
+    ///
+    /// # Errors
+    /// When a stream broke off.
+    pub fn stop(self) -> Result<Carried> {
+        let again = self.retransmitted()?;
+        self.stop.store(true, Ordering::Relaxed);
+        let sent = joined(self.sender)?;
+        let arrived = joined(self.receiver)?;
+        let (written, read) = (joined(self.writer)?, joined(self.reader)?);
+        ensure!(written == read, "TCP: {written} bytes sent, {read} arrived");
+        let got = |n: &u32| arrived.get(*n as usize).copied().unwrap_or_default();
+        Ok(Carried {
+            sent,
+            lost: (0..sent).filter(|n| !got(n)).collect(),
+            retransmitted: (self.baseline, again - self.baseline),
+            bytes: read,
+        })
+    }
+
+    /// Ends both; nothing may be lost, and nothing sent again beyond what was sent
+    /// again in the first second, when nothing happened.
+    ///
+    /// # Errors
+    /// What was lost.
+    pub fn lost_nothing(self) -> Result<Carried> {
+        let carried = self.stop()?;
+        let (before, after) = carried.retransmitted;
+        ensure!(
+            carried.lost.is_empty(),
+            "{} of {} datagrams lost: {:?}",
+            carried.lost.len(),
+            carried.sent,
+            carried.lost.iter().take(20).collect::<Vec<_>>()
+        );
+        ensure!(
+            after <= before,
+            "TCP sent {after} segments again, {before} while nothing happened"
+        );
+        ensure!(
+            carried.sent > 1000 && carried.bytes > 100_000,
+            "{carried:?}"
+        );
+        Ok(carried)
+    }
+}
+
+fn joined<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("a thread of a stream panicked")))
+}
+
+fn send(socket: &UdpSocket, stop: &AtomicBool) -> Result<u32> {
+    let begun = Instant::now();
+    let mut number = 0u32;
+    while !stop.load(Ordering::Relaxed) {
+        let mut datagram = [0; 200];
+        datagram[..4].copy_from_slice(&number.to_be_bytes());
+        // A refusal by our own kernel is a loss like any other.
+        let _ = socket.send(&datagram);
+        number += 1;
+        // By the clock, so that a late one does not slow the stream down.
+        let due = begun + PACE * number;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    Ok(number)
+}
+
+fn receive(socket: &UdpSocket, stop: &AtomicBool) -> Result<Vec<bool>> {
+    let mut arrived = Vec::new();
+    let mut datagram = [0; 256];
+    let mut stopped = None;
+    loop {
+        match socket.recv(&mut datagram) {
+            Ok(length) if length >= 4 => {
+                let number: [u8; 4] = datagram[..4].try_into()?;
+                let number = u32::from_be_bytes(number) as usize;
+                if arrived.len() <= number {
+                    arrived.resize(number + 1, false);
+                }
+                arrived[number] = true;
+            }
+            Ok(_) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(e) => return Err(e).context("the UDP sink"),
+        }
+        if stop.load(Ordering::Relaxed)
+            && stopped.get_or_insert_with(Instant::now).elapsed() > STRAGGLER
+        {
+            return Ok(arrived);
+        }
+    }
+}
+
+fn write(mut stream: TcpStream, stop: &AtomicBool) -> Result<u64> {
+    stream.set_write_timeout(Some(Duration::from_secs(30)))?;
+    let piece = [7; PIECE];
+    let mut written = 0;
+    while !stop.load(Ordering::Relaxed) {
+        stream.write_all(&piece).context("the TCP stream")?;
+        written += PIECE as u64;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    stream.shutdown(Shutdown::Write)?;
+    // Held until the other side has all, so that nothing is cut off.
+    let _ = stream.read(&mut [0; 1]);
+    Ok(written)
+}
+
+fn read(mut stream: TcpStream) -> Result<u64> {
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut buffer = [0; PIECE];
+    let mut total = 0;
+    loop {
+        match stream.read(&mut buffer).context("the TCP sink")? {
+            0 => return Ok(total),
+            length => total += length as u64,
+        }
+    }
+}
