@@ -6,13 +6,25 @@ use clap::Parser;
 use viaduct_agent::flags::Flags;
 use viaduct_agent::run::run;
 use viaduct_datastore::StoreError;
+use viaduct_datastore::flags::one_line;
 use viaduct_model::Invalid;
+
+/// Wrong usage.
+const USAGE: u8 = 2;
 
 /// Two threads: one for the reconcile loop's neighbours, one for the CNI server; the
 /// kernel's answers are awaited on threads of their own.
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let flags = match Flags::try_parse() {
+        Ok(flags) => flags,
+        // --help and --version.
+        Err(told) if !told.use_stderr() => told.exit(),
+        Err(error) => {
+            eprintln!("{}", one_line(&error));
+            return ExitCode::from(USAGE);
+        }
+    };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
@@ -24,7 +36,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::from(if is_usage(&error) { 2 } else { 1 })
+            ExitCode::from(if is_usage(&error) { USAGE } else { 1 })
         }
     }
 }

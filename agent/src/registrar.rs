@@ -9,6 +9,8 @@ use viaduct_datastore::records::{decode, encode};
 use viaduct_datastore::store::{SharedStore, StoreError};
 use viaduct_model::{ClusterView, Kind, Node, NodeName};
 
+use crate::view;
+
 /// Runs until `wanted` has no sender any more. `wanted` makes the record from the
 /// one that stands in the store, so that unknown fields survive.
 pub async fn keep(
@@ -24,7 +26,11 @@ pub async fn keep(
             .borrow_and_update()
             .as_ref()
             .and_then(|v| v.nodes.get(&name).cloned());
-        let in_sync = view.borrow().is_some();
+        // A view keeps the last content of a record that was damaged since.
+        let in_sync = view.borrow().as_ref().is_some_and(|v| {
+            !v.unreadable
+                .contains_key(&view::label(Kind::Node, name.as_str()))
+        });
         if let Some(record) = record.filter(|r| !in_sync || standing.as_ref() != Some(r)) {
             match ensure(&store, &name, &record).await {
                 Ok(()) => backoff.reset(),

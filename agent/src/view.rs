@@ -56,7 +56,7 @@ impl ViewIndex {
     }
 }
 
-fn label(kind: Kind, name: &str) -> String {
+pub(crate) fn label(kind: Kind, name: &str) -> String {
     format!("{}/{name}", kind.plural())
 }
 

@@ -16,12 +16,26 @@ mod status;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
+use viaduct_datastore::flags::one_line;
 
 fn main() -> ExitCode {
-    let matches = cli::Cli::command().get_matches();
-    match cli::Cli::from_arg_matches(&matches) {
-        Ok(cli) => cli::run(cli, &matches),
-        Err(error) => error.exit(),
+    let parsed = cli::Cli::command()
+        .try_get_matches()
+        .and_then(|matches| Ok((cli::Cli::from_arg_matches(&matches)?, matches)));
+    match parsed {
+        Ok((cli, matches)) => cli::run(cli, &matches),
+        // --help, --version, and no command at all: more than a line is of use.
+        Err(told)
+            if !told.use_stderr()
+                || told.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
+        {
+            told.exit()
+        }
+        Err(error) => {
+            eprintln!("{}", one_line(&error));
+            ExitCode::from(2)
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The command line flags that say which datastore, shared by all binaries.
 //!
 //! Flattened with `#[command(flatten)]` into the flags of controller, agent and
-//! `viaductctl`, so that the three can never drift apart. Only reads flags; the
-//! URL is judged by [`open`](crate::open).
+//! `viaductctl`, so that the three can never drift apart. Only judges what stands
+//! on the command line; files that it names are read by [`open`](crate::open).
 
 use std::path::PathBuf;
 
@@ -66,7 +66,8 @@ impl StoreArgs {
     /// What [`open`](crate::open) takes.
     ///
     /// # Errors
-    /// When `--datastore` is absent or of a pair of flags one half is.
+    /// When `--datastore` is absent or malformed, or of a pair of flags one half is
+    /// absent.
     pub fn options(&self) -> Result<StoreOptions, Invalid> {
         let Some(url) = self.datastore.clone().filter(|url| !url.is_empty()) else {
             return Err(Invalid::new(
@@ -76,6 +77,7 @@ impl StoreArgs {
                 "sqlite:/path/store.db, etcd://host:2379[,host:2379...] or etcds://...",
             ));
         };
+        crate::url::check(&url)?;
         both(
             ("--etcd-cert", self.etcd_cert.as_deref()),
             ("--etcd-key", self.etcd_key.as_deref()),

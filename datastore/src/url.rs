@@ -50,6 +50,11 @@ enum Parsed {
 const ALLOWED: &str = "sqlite:/absolute/path/store.db, etcd://host:port[,host:port...] \
                        or etcds://host:port[,host:port...] (port 2379 when left out)";
 
+/// Judges a URL without opening anything.
+pub(crate) fn check(url: &str) -> Result<(), Invalid> {
+    parse(url).map(drop)
+}
+
 fn parse(url: &str) -> Result<Parsed, Invalid> {
     let refuse =
         |why: &str| Invalid::new("flag", "--datastore", shown(url), format!("{why}{ALLOWED}"));

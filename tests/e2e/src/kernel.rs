@@ -28,7 +28,7 @@ pub fn ours(node: &Node) -> Result<Vec<String>> {
         let text: String = node
             .ip(list)?
             .lines()
-            .filter_map(|line| Some(line.split_once(' ')?.1.trim_start().to_owned() + "\n"))
+            .filter_map(|line| Some(settled(line.split_once(' ')?.1) + "\n"))
             .collect();
         take(what, text, |line| line.starts_with("via"));
     }
@@ -54,6 +54,22 @@ pub fn ours(node: &Node) -> Result<Vec<String>> {
     }
     lines.sort();
     Ok(lines)
+}
+
+/// A link's line without what the kernel settles by itself a moment after a change:
+/// carrier and operational state.
+fn settled(line: &str) -> String {
+    let up = |flags: &str| flags.split([',', '<', '>']).any(|flag| flag == "UP");
+    let mut words = line.split_whitespace();
+    let mut settled = Vec::new();
+    while let Some(word) = words.next() {
+        match word {
+            "state" | "qdisc" => drop(words.next()),
+            flags if flags.starts_with('<') => settled.push(if up(flags) { "up" } else { "down" }),
+            _ => settled.push(word),
+        }
+    }
+    settled.join(" ")
 }
 
 /// Checks that a node holds exactly what its pods need: a link, a route, a

@@ -26,7 +26,7 @@ use viaduct_lab::{Echo, Pod};
 
 /// How long anything may take to come true. Far longer than it does take: these
 /// tests are about what happens, `make bench` is about how fast.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Tries until it works, for [`PATIENCE`].
 ///

@@ -12,6 +12,7 @@ mod privilege;
 mod reach;
 mod refusals;
 mod restarts;
+mod stage;
 mod store;
 mod sweep;
 mod zero_loss;

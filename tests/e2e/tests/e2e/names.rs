@@ -24,14 +24,8 @@ fn second_agent_is_refused(lab: &Lab) -> Result<()> {
         .into_iter()
         .map(|arg| if arg == "n3" { "n1".to_owned() } else { arg });
     second.agent().set_args(args.collect());
-    let start = Instant::now();
     second.start_agent()?;
     let status = eventually(|| second.agent().ended().context("it still runs"))?;
-    ensure!(
-        start.elapsed() < Duration::from_secs(8),
-        "{:?}",
-        start.elapsed()
-    );
     ensure!(status.code() == Some(1), "{status}");
     let log = second.agent().log();
     for part in ["\"n1\"", incarnation.trim(), "host", "--node-name"] {
