@@ -8,7 +8,7 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "viaduct-bench", version)]
 pub(crate) struct Flags {
-    /// Measure only this; may be repeated [allowed: cni, join, agent, peers, path]
+    /// Measure only this; may be repeated
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(crate::measure::names()))]
     pub only: Vec<String>,
 
@@ -16,7 +16,7 @@ pub(crate) struct Flags {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub rounds: u32,
 
-    /// How long an agent with nothing to do is watched in each round, in seconds
+    /// How long an agent with nothing to do is watched for each round, in seconds
     #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub idle: u64,
 

@@ -51,8 +51,13 @@ pub(crate) const ALL: &[Measurement] = &[
     },
     Measurement {
         name: "agent",
-        about: "an agent's memory and its CPU time when nothing changes",
-        run: agent::run,
+        about: "an agent's memory and its CPU time when nothing changes, on etcd",
+        run: agent::on_etcd,
+    },
+    Measurement {
+        name: "agent-sqlite",
+        about: "the same on sqlite",
+        run: agent::on_sqlite,
     },
     Measurement {
         name: "peers",

@@ -47,6 +47,8 @@ pub(super) fn run(setting: Setting) -> Result<Vec<Row>> {
             process::anonymous_mib(pid)?
         )];
     }
+    let pid = node.agent_pid().context("the agent has ended")?;
+    let idle = super::agent::idle(&[pid], setting.idle * u32::try_from(setting.rounds)?)?;
     if setting.verbose {
         eprintln!("{}", node.agent().log_tail(60));
     }
@@ -61,6 +63,11 @@ pub(super) fn run(setting: Setting) -> Result<Vec<Row>> {
         )
         .limited(Limit::AtMost(40.0))
         .noted(notes),
+        Row::alone(
+            "agent's CPU time, nothing changes, 2,000 nodes",
+            Unit::PercentOfACore,
+            idle,
+        ),
     ])
 }
 
