@@ -50,7 +50,7 @@ fn find(dirs: &[PathBuf], name: &str, package: &str) -> Result<PathBuf> {
     )
 }
 
-/// Makes the programs appear in [`DIR`].
+/// Makes the programs appear in [`DIR`]; those that do already stay.
 ///
 /// # Errors
 /// Names a program that is missing and the command that builds it.
@@ -65,7 +65,11 @@ pub(crate) fn install() -> Result<()> {
             found => found?,
         };
         let target = Path::new(DIR).join(name);
-        std::fs::File::create(&target).with_context(|| target.display().to_string())?;
+        // Never opened for writing where it is: that would be the program itself.
+        match std::fs::File::create_new(&target) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+            made => made.with_context(|| target.display().to_string())?,
+        };
         mount(
             Some(&source),
             &target,

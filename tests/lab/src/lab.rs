@@ -77,9 +77,7 @@ impl Lab {
     /// Underlay and datastore; everything else is described but not started.
     fn base(options: LabOptions, control: Control, progress: &dyn Fn(&str)) -> Result<Self> {
         options.check()?;
-        make_dir(Path::new(DIR), 0o755)?;
-        make_dir(Path::new(LOGS), 0o755)?;
-        binaries::install()?;
+        prepare()?;
         progress("laying the underlay 172.29.0.0/24");
         underlay::up()?;
         progress("opening the datastore");
@@ -327,6 +325,16 @@ impl Lab {
             .map(|daemon| format!("--- {}\n{}\n", daemon.name(), daemon.log_tail(lines)))
             .collect()
     }
+}
+
+/// Makes the lab's directories and shows the programs under test in one of them.
+///
+/// # Errors
+/// Names a program that is missing.
+pub(crate) fn prepare() -> Result<()> {
+    make_dir(Path::new(DIR), 0o755)?;
+    make_dir(Path::new(LOGS), 0o755)?;
+    binaries::install()
 }
 
 fn store_flags(store: &StoreServer, options: &LabOptions) -> Vec<String> {

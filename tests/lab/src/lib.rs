@@ -18,6 +18,7 @@ pub mod daemon;
 pub mod http;
 pub mod isolate;
 pub mod lab;
+pub mod machine;
 pub mod matrix;
 pub mod netns;
 pub mod node;

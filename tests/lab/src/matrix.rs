@@ -1,14 +1,16 @@
 //! The proof: everybody reaches everybody, whole, unchanged and through VXLAN.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::lab::Lab;
 use crate::pod::Pod;
 use crate::privilege;
-use crate::probe::{self, Capture, Echo, Payload, Seen, Server};
+use crate::probe::{self, Capture, Echo, Payload, Seen};
 use crate::wait::in_parallel;
 
 /// The payload of each TCP exchange, in bytes.
@@ -21,7 +23,7 @@ const WIDTH: usize = 6;
 pub type Verdict = Result<(), String>;
 
 /// What was found between two pods, in one direction.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PodPair {
     /// From where.
     pub from: Pod,
@@ -43,7 +45,7 @@ pub struct PodPair {
 }
 
 /// What was found from a node to a pod.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NodeToPod {
     /// From which node.
     pub from: String,
@@ -98,36 +100,42 @@ impl Matrix {
             .flat_map(|from| (0..pods.len()).map(move |to| (from, to)))
             .filter(|(from, to)| from != to)
             .collect();
-        let mut found = in_parallel(WIDTH, &pairs, |(from, to)| {
-            pod_pair(&pods[*from], &pods[*to], &servers[*to], mtu, &payload)
+        let found = in_parallel(WIDTH, &pairs, |(from, to)| {
+            let server = servers[*to].address();
+            pod_pair(&pods[*from], &pods[*to], server, mtu, &payload)
         });
         let downs: Vec<(usize, usize)> = (0..nodes.len())
             .flat_map(|node| (0..pods.len()).map(move |pod| (node, pod)))
             .collect();
         let from_nodes = in_parallel(WIDTH, &downs, |(node, pod)| {
-            let (node, to) = (&nodes[*node], &pods[*pod]);
-            let echo = Echo::default();
-            NodeToPod {
-                from: node.name().to_owned(),
-                to: to.clone(),
-                ping: verdict(probe::ping(node.netns(), to.ip, echo)),
-                tcp: verdict(
-                    probe::transfer(node.netns(), servers[*pod].address(), &payload).map(drop),
-                ),
-            }
+            let (node, server) = (&nodes[*node], servers[*pod].address());
+            node_to_pod(node.name(), node.netns(), &pods[*pod], server, &payload)
         });
         let seen = capture.stop()?;
-        for pair in &mut found {
+        let capabilities = verdict(capabilities(lab));
+        Ok(Self::of(mtu, found, from_nodes, seen, capabilities))
+    }
+
+    /// Puts together what was tried, here or elsewhere, while `seen` was on the
+    /// underlay.
+    pub fn of(
+        mtu: u32,
+        mut pods: Vec<PodPair>,
+        nodes: Vec<NodeToPod>,
+        seen: Seen,
+        capabilities: Verdict,
+    ) -> Self {
+        for pair in &mut pods {
             pair.on_wire = on_wire(&seen, &pair.from, &pair.to);
         }
-        Ok(Self {
+        Self {
             mtu,
-            wire: verdict(check_wire(&seen, &found, &pods)),
-            pods: found,
-            nodes: from_nodes,
+            wire: verdict(check_wire(&seen, &pods)),
+            pods,
+            nodes,
             seen,
-            capabilities: verdict(capabilities(lab)),
-        })
+            capabilities,
+        }
     }
 
     /// Everything that failed, one line each.
@@ -166,7 +174,26 @@ fn verdict(result: Result<()>) -> Verdict {
     result.map_err(|error| format!("{error:#}"))
 }
 
-fn pod_pair(from: &Pod, to: &Pod, server: &Server, mtu: u32, payload: &Payload) -> PodPair {
+/// Tries a node's own way to a pod: `netns` is the node's namespace, `server`
+/// serves `payload` in the pod.
+pub fn node_to_pod(
+    from: &str,
+    netns: &Path,
+    to: &Pod,
+    server: SocketAddr,
+    payload: &Payload,
+) -> NodeToPod {
+    NodeToPod {
+        from: from.to_owned(),
+        to: to.clone(),
+        ping: verdict(probe::ping(netns, to.ip, Echo::default())),
+        tcp: verdict(probe::transfer(netns, server, payload).map(drop)),
+    }
+}
+
+/// Tries everything from one pod to another, in whose namespace `server` serves
+/// `payload`. What was on the wire is for the caller to fill in.
+pub fn pod_pair(from: &Pod, to: &Pod, server: SocketAddr, mtu: u32, payload: &Payload) -> PodPair {
     let ping = from.ping(to.ip, Echo::default());
     let whole = from.ping(to.ip, Echo::whole(mtu));
     let beyond = Echo {
@@ -177,7 +204,7 @@ fn pod_pair(from: &Pod, to: &Pod, server: &Server, mtu: u32, payload: &Payload) 
         Ok(()) => Err(format!("a packet of {} bytes came through", mtu + 1)),
         Err(_) => Ok(()),
     };
-    let transfer = from.transfer(server.address(), payload);
+    let transfer = from.transfer(server, payload);
     let source = match &transfer {
         Ok(transfer) if transfer.seen == from.ip => Ok(()),
         Ok(transfer) => Err(format!("the server saw {}, not {}", transfer.seen, from.ip)),
@@ -208,7 +235,7 @@ fn on_wire(seen: &Seen, from: &Pod, to: &Pod) -> Option<u64> {
     })
 }
 
-fn check_wire(seen: &Seen, pairs: &[PodPair], pods: &[Pod]) -> Result<()> {
+fn check_wire(seen: &Seen, pairs: &[PodPair]) -> Result<()> {
     if let Some(pair) = pairs.iter().find(|pair| pair.on_wire == Some(0)) {
         anyhow::bail!(
             "no packet from {} to {} was seen in VXLAN",
@@ -216,7 +243,7 @@ fn check_wire(seen: &Seen, pairs: &[PodPair], pods: &[Pod]) -> Result<()> {
             pair.to.name
         );
     }
-    let is_pod = |ip: std::net::Ipv4Addr| pods.iter().any(|pod| pod.ip == IpAddr::V4(ip));
+    let is_pod = |ip: std::net::Ipv4Addr| pairs.iter().any(|pair| pair.from.ip == IpAddr::V4(ip));
     if let Some((source, destination)) = seen
         .bare
         .keys()

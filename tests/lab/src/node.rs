@@ -48,6 +48,27 @@ impl Node {
         let netns = netns::add(name)?;
         underlay::attach(name, name, address)
             .with_context(|| format!("node {name} on the underlay"))?;
+        Self::within(name, address, netns, agent_args, env)
+    }
+
+    /// A node that is this whole machine, which is on an underlay of its own already:
+    /// for virtual machines, see [`machine`](crate::machine).
+    ///
+    /// # Errors
+    /// When its directories cannot be made.
+    pub fn of_this_machine(name: &str, address: Ipv4Addr, agent_args: &[String]) -> Result<Self> {
+        // The first process never leaves the namespace that the kernel started with.
+        let netns = PathBuf::from("/proc/1/ns/net");
+        Self::within(name, address, netns, agent_args, &[])
+    }
+
+    fn within(
+        name: &str,
+        address: Ipv4Addr,
+        netns: PathBuf,
+        agent_args: &[String],
+        env: &[(String, String)],
+    ) -> Result<Self> {
         let run_dir = PathBuf::from(format!("/run/viaduct-{name}"));
         Privilege::NetAdmin.own_dir(&run_dir, 0o755)?;
         let conflist = cni::conflist(&run_dir.join("cni.sock"));

@@ -4,13 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::probe::{self, Echo, Payload, Transfer};
 use crate::{binaries, command, netns};
 
 /// A pod: a namespace that the plugin has wired.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pod {
     /// `<node>/<pod>`.
     pub name: String,

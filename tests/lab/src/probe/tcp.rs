@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rand::Rng;
+use rand::{Rng, SeedableRng};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 /// For a connection; longer than it takes to send a lost SYN twice more is of no use.
@@ -30,8 +30,18 @@ pub struct Payload {
 impl Payload {
     /// Draws `length` random bytes.
     pub fn random(length: usize) -> Self {
+        Self::drawn_from(&mut rand::rng(), length)
+    }
+
+    /// The bytes that belong to a seed: the same wherever they are drawn, for a
+    /// server and a client that do not share memory.
+    pub fn of_seed(seed: u64, length: usize) -> Self {
+        Self::drawn_from(&mut rand::rngs::StdRng::seed_from_u64(seed), length)
+    }
+
+    fn drawn_from(rng: &mut impl Rng, length: usize) -> Self {
         let mut bytes = vec![0; length];
-        rand::rng().fill_bytes(&mut bytes);
+        rng.fill_bytes(&mut bytes);
         let hash = hash(&bytes);
         Self {
             bytes: bytes.into(),
@@ -184,6 +194,12 @@ fn check(answer: &[u8], payload: &Payload) -> Result<Transfer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_seed_stands_for_its_bytes() {
+        assert_eq!(Payload::of_seed(7, 99).hash, Payload::of_seed(7, 99).hash);
+        assert_ne!(Payload::of_seed(7, 99).hash, Payload::of_seed(8, 99).hash);
+    }
 
     #[test]
     fn damage_on_the_way_is_noticed() {

@@ -36,7 +36,7 @@ impl Seen {
     }
 
     /// Counts a frame as it stands on the underlay.
-    fn count(&mut self, frame: &[u8]) {
+    pub fn count(&mut self, frame: &[u8]) {
         let Some(outer) = Ip::of_frame(frame) else {
             return;
         };

@@ -1,0 +1,42 @@
+#!/bin/sh
+# Inside a virtual machine: the kernel has every link type and every facility that the
+# suite is for. What is missing fails the run by name; nothing is skipped.
+set -u
+failed=0
+need() { # what, command...
+  what=$1
+  shift
+  if ! said=$("$@" 2>&1); then
+    echo "FAILED: the kernel $(uname -r) has no $what: $said"
+    failed=1
+  fi
+}
+need veth ip link add check-veth type veth peer name check-peer
+need bridge ip link add check type bridge
+ip link del check
+need dummy ip link add check type dummy
+need netem tc qdisc add dev check-veth root netem delay 1ms
+ip link del check
+ip link del check-veth
+need vxlan ip link add check type vxlan id 99 dstport 9999 local 127.0.0.1
+ip link del check
+need ipip ip link add check type ipip local 127.0.0.1
+ip link del check
+need wireguard ip link add check type wireguard
+ip link del check
+need tun ip tuntap add dev check mode tun
+ip link del check
+need 'nftables with masquerade and conntrack' nft -f - <<NFT
+table inet check {
+  chain post {
+    type nat hook postrouting priority srcnat;
+    ct mark 1 masquerade fully-random
+  }
+  chain pre {
+    type filter hook prerouting priority raw;
+    fib saddr . iif oif missing counter drop
+  }
+}
+NFT
+nft delete table inet check
+exit $failed
