@@ -5,12 +5,13 @@
 #   make test    all tests: unit, property, store conformance, kernel, end to end
 #   make lint    format, clippy, documentation, dependencies: warnings are errors
 #   make soak    what takes long (nightly): five minutes without etcd under traffic and churn
+#   make test-vm the same network on Debian's own kernel, in virtual machines (root)
 #   make bench   Viaduct beside the alternatives, as ratios
 #   make deps    what the above need and apt has (called by them)
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all build shim demo test soak lint bench deps clean
+.PHONY: all build shim demo test test-vm soak lint bench deps clean
 
 HOST_TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 MUSL_TARGET := $(subst -gnu,-musl,$(HOST_TARGET))
@@ -43,6 +44,12 @@ test: build
 soak: build
 	VIADUCT_BIN_DIR=$(CURDIR)/target/release VIADUCT_OUTAGE_SECONDS=300 \
 		cargo test --locked -p viaduct-e2e --test e2e -- zero_loss::pods_come_and_go
+
+# A list in BACKENDS says which; the kernel stays in a cache outside of here.
+test-vm: build
+	@tests/vm/setup.sh
+	cargo build --release --locked -p viaduct-vm
+	VIADUCT_BIN_DIR=$(CURDIR)/target/release tests/vm/run.sh
 
 bench: build
 	cargo bench --locked -p viaduct-model

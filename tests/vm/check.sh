@@ -11,21 +11,22 @@ need() { # what, command...
     failed=1
   fi
 }
+gone() { ip link del "$1" 2>/dev/null; } # what could not be made is not there
 need veth ip link add check-veth type veth peer name check-peer
 need bridge ip link add check type bridge
-ip link del check
+gone check
 need dummy ip link add check type dummy
 need netem tc qdisc add dev check-veth root netem delay 1ms
-ip link del check
-ip link del check-veth
+gone check
+gone check-veth
 need vxlan ip link add check type vxlan id 99 dstport 9999 local 127.0.0.1
-ip link del check
+gone check
 need ipip ip link add check type ipip local 127.0.0.1
-ip link del check
+gone check
 need wireguard ip link add check type wireguard
-ip link del check
+gone check
 need tun ip tuntap add dev check mode tun
-ip link del check
+gone check
 need 'nftables with masquerade and conntrack' nft -f - <<NFT
 table inet check {
   chain post {
@@ -38,5 +39,5 @@ table inet check {
   }
 }
 NFT
-nft delete table inet check
+nft delete table inet check 2>/dev/null
 exit $failed

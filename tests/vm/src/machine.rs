@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -29,6 +30,7 @@ pub(crate) struct Machine {
     virtiofsd: Child,
     sockets: Sockets,
     console: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Machine {
@@ -60,10 +62,12 @@ impl Machine {
             virtiofsd,
             sockets,
             console: Arc::default(),
+            reader: None,
         };
         if let Some(stdout) = machine.qemu.stdout.take() {
             let console = Arc::clone(&machine.console);
-            std::thread::spawn(move || read_console(stdout, &console, echo));
+            let read = move || read_console(stdout, &console, echo);
+            machine.reader = Some(std::thread::spawn(read));
         }
         Ok(machine)
     }
@@ -123,9 +127,11 @@ impl Machine {
         // Ends by itself when QEMU has gone; else with our namespaces.
         let _ = self.virtiofsd.kill();
         let _ = self.virtiofsd.wait();
-        eventually(Duration::from_secs(2), || {
-            result_in(&self.console()).with_context(|| self.told("went off without a result"))
-        })
+        // Until the last of what it printed is read.
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        result_in(&self.console()).with_context(|| self.told("went off without a result"))
     }
 
     fn console(&self) -> String {
