@@ -7,9 +7,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use viaduct_lab::{Lab, LabOptions, Node, binaries, in_parallel, netns, node::READY_TIMEOUT};
+use viaduct_lab::{
+    Lab, LabOptions, Node, binaries, command, eventually, in_parallel, netns, node::READY_TIMEOUT,
+};
 
 use super::Setting;
 use crate::plugin::{Plugin, Sandbox};
@@ -27,6 +29,8 @@ const WARM_UP: usize = 3;
 struct Round {
     add: Vec<f64>,
     del: Vec<f64>,
+    /// From the first DEL until no link of any of them is left, for each pod.
+    gone: f64,
     parallel_add: f64,
     parallel_del: f64,
 }
@@ -103,17 +107,33 @@ fn measure(plugin: &Plugin, node: &Node, sandboxes: &[Sandbox]) -> Result<Round>
 fn one_by_one(plugin: &Plugin, sandboxes: &[Sandbox]) -> Result<Round> {
     let mut round = Round::default();
     let mut results = Vec::new();
+    let before = links()?;
     for sandbox in sandboxes {
         let called = plugin.add(sandbox)?;
         round.add.push(milliseconds(called.took));
         results.push(called.result);
     }
+    let start = Instant::now();
     for (sandbox, result) in sandboxes.iter().zip(&results) {
         round
             .del
             .push(milliseconds(plugin.del(sandbox, result)?.took));
     }
+    // A plugin may answer before the kernel is through.
+    eventually(READY_TIMEOUT, || {
+        ensure!(
+            links()? <= before,
+            "there are links left of pods that are gone"
+        );
+        Ok(())
+    })?;
+    round.gone = milliseconds(start.elapsed()) / sandboxes.len() as f64;
     Ok(round)
+}
+
+/// How many links the namespace of this thread has.
+fn links() -> Result<usize> {
+    Ok(command::run("ip", ["-o", "link", "show"])?.lines().count())
 }
 
 fn at_once<I: Sync, T: Send>(
@@ -144,6 +164,7 @@ fn rows(ours: &[Round], theirs: &[Round]) -> Vec<Row> {
         row("CNI ADD, p99", ms, &|r| percentile(&r.add, 0.99)).limited(Limit::RatioAtMost(0.5)),
         row("CNI DEL, p50", ms, &|r| percentile(&r.del, 0.5)).limited(Limit::RatioAtMost(0.35)),
         row("CNI DEL, p99", ms, &|r| percentile(&r.del, 0.99)),
+        row("CNI DEL, until the links are gone", ms, &|r| r.gone),
         row("CNI ADD, 32 at once", Unit::PodsPerSecond, &|r| {
             r.parallel_add
         }),
