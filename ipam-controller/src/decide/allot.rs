@@ -50,10 +50,11 @@ pub(super) fn allot(
                 pool.cidr.family() == family && !pool.disabled && !unusable.contains(*pool_name)
             })
             .collect();
-        // Without its record nothing is known of a node's labels. It comes in a moment.
-        if node.is_none() && candidates.iter().any(|(_, p)| !p.node_selector.is_empty()) {
+        // Without its record nothing is known of a node's labels and underlay. It
+        // comes in a moment: its agent writes it right after the claim.
+        let Some(node) = node else {
             continue;
-        }
+        };
         let fitting: Vec<&PoolName> = candidates
             .iter()
             .filter(|(pool_name, pool)| fits(name, node, pool_name, pool, decision))
@@ -171,14 +172,11 @@ fn wishes<'a>(view: &'a View, active: &ActiveBlocks<'_>) -> Vec<(&'a NodeName, F
 /// Whether `pool` may serve the node.
 fn fits(
     name: &NodeName,
-    node: Option<&Node>,
+    node: &Node,
     pool_name: &PoolName,
     pool: &Pool,
     decision: &mut Decision,
 ) -> bool {
-    let Some(node) = node else {
-        return true;
-    };
     if !pool.selects(&node.labels) {
         return false;
     }

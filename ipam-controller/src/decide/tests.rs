@@ -396,6 +396,16 @@ fn a_node_gets_nothing_from_a_pool_inside_its_underlay() {
 }
 
 #[test]
+fn a_node_gets_nothing_before_its_underlay_is_known() {
+    let mut scene = Scene::new(&[("p", "10.0.0.0/16", 26)]);
+    scene.claim("a", 1, 0, &[], &[]);
+    assert!(scene.decide().waiting.is_empty());
+    assert!(scene.actions().is_empty());
+    scene.put("a", &node(&[], &["192.0.2.0/24"]));
+    assert_eq!(scene.actions(), ["10.0.0.0/26 p for a"]);
+}
+
+#[test]
 fn a_block_that_comes_again_has_the_next_generation() {
     let mut scene = Scene::new(&[("p", "10.0.0.0/26", 26)]);
     scene.block(A, "a", BlockState::Active);

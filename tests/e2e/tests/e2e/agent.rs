@@ -105,3 +105,73 @@ fn once_registers_programs_the_kernel_and_ends() {
         Ok(())
     });
 }
+
+#[test]
+fn the_underlay_is_the_default_routes_or_what_a_flag_says_and_never_guessed() {
+    let options = LabOptions {
+        nodes: 0,
+        pods: 0,
+        ..LabOptions::default()
+    };
+    in_lab(options, |lab| {
+        let node = lab.new_node()?;
+        node.ip("link add other type veth peer name far")?;
+        node.ip("addr add 198.18.9.1/24 dev other")?;
+        node.ip("addr add 198.18.9.2/32 dev other")?;
+        node.ip("link set other up")?;
+        node.ip("link set far up")?;
+        let base = node.agent().args();
+        let with = |more: &[&str]| {
+            let more = more.iter().map(ToString::to_string);
+            node.agent()
+                .set_args(base.iter().cloned().chain(more).collect());
+        };
+        for (wrong, told) in [
+            (
+                &["--iface", "absent"][..],
+                &["eth0", "172.29.0.11", "198.18.9.1"][..],
+            ),
+            (
+                &["--iface", "other"],
+                &["ambiguous", "198.18.9.1", "198.18.9.2"],
+            ),
+            (
+                &["--iface-regex", "^(eth0|other)$"],
+                &["ambiguous", "eth0", "172.29.0.11", "other", "198.18.9.1"],
+            ),
+            (
+                &["--iface-regex", "^no"],
+                &["eth0", "172.29.0.11", "198.18.9.1"],
+            ),
+        ] {
+            with(wrong);
+            let so_far = node.agent().log().len();
+            node.start_agent()?;
+            let status = eventually(|| node.agent().ended().context("it still runs"))?;
+            ensure!(matches!(status.code(), Some(1 | 2)), "{wrong:?}: {status}");
+            let said = node.agent().log()[so_far..].to_owned();
+            for part in wrong.iter().chain(told) {
+                ensure!(said.contains(part), "{wrong:?}: without {part}: {said}");
+            }
+            ensure!(ours(&node)?.is_empty(), "{wrong:?} touched the kernel");
+        }
+        for (right, address) in [
+            (&[][..], "172.29.0.11"),
+            (&["--iface", "eth0"], "172.29.0.11"),
+            (&["--iface-regex", "^eth"], "172.29.0.11"),
+            (&["--can-reach", "198.18.9.77"], "198.18.9.1"),
+            (&["--can-reach", "172.29.0.1"], "172.29.0.11"),
+        ] {
+            with(right);
+            node.start_agent()?;
+            node.await_ready(READY_TIMEOUT)?;
+            let link = node.ip("-d link show via.vx4")?;
+            ensure!(
+                link.contains(&format!("local {address} ")),
+                "{right:?}: {link}"
+            );
+            node.kill_agent(Signal::SIGTERM)?;
+        }
+        Ok(())
+    });
+}

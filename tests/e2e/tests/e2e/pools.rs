@@ -222,3 +222,31 @@ fn of_two_controllers_on_etcd_one_takes_over_from_the_other() {
         Ok(())
     });
 }
+
+#[test]
+fn no_node_gets_a_block_that_lies_in_its_underlay() {
+    let options = LabOptions {
+        nodes: 0,
+        pods: 0,
+        pool: Some("172.29.0.0/20".to_owned()),
+        ..LabOptions::default()
+    };
+    in_lab(options, |lab| {
+        let node = lab.new_node()?;
+        node.start_agent()?;
+        eventually(|| {
+            let ready = lab.controller_http("/readyz")?.body;
+            let log = lab.controller().log();
+            for part in ["default", "172.29.0.0/20", "172.29.0.0/24", "n1"] {
+                ensure!(ready.contains(part), "without {part}: {ready}");
+                ensure!(log.contains(part), "without {part}: {log}");
+            }
+            Ok(())
+        })?;
+        let blocks = Raw::open(lab)?.blocks_by_node()?;
+        ensure!(blocks.is_empty(), "{blocks:?}");
+        viaductctl(lab, &["pools", "delete", "default"])?.worked()?;
+        viaductctl(lab, &["pools", "create", "good", "--cidr", "10.9.0.0/24"])?.worked()?;
+        node.await_ready(READY_TIMEOUT)
+    });
+}
