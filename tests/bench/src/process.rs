@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 
 /// The resident memory of a process in MiB (`VmRSS`).
 ///
@@ -34,32 +36,38 @@ fn status_kib(pid: u32, field: &str) -> Result<f64> {
         .with_context(|| format!("{path} shows no {field}"))
 }
 
-/// The CPU time that all threads of a process have had so far. From `schedstat`,
-/// which counts nanoseconds; clock ticks of 10 ms would hide what is wanted here.
+/// The CPU time that a process has had so far, in nanoseconds by its own clock.
+/// Neither the ticks of `/proc/<pid>/stat`, which are 10 ms, nor the sum over its
+/// threads, which forgets those that have ended.
 ///
 /// # Errors
 /// When the process is gone.
 pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
-    let dir = format!("/proc/{pid}/task");
-    let mut total = 0;
-    for task in std::fs::read_dir(&dir).with_context(|| dir.clone())? {
-        let path = task?.path().join("schedstat");
-        // A thread may end meanwhile.
-        let Ok(text) = std::fs::read_to_string(&path) else {
-            continue;
-        };
-        total += text
-            .split_whitespace()
-            .next()
-            .and_then(|ns| ns.parse::<u64>().ok())
-            .with_context(|| format!("{} reads {text:?}", path.display()))?;
-    }
-    Ok(Duration::from_nanos(total))
+    let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(pid)?))
+        .with_context(|| format!("the CPU clock of process {pid}"))?;
+    let time = clock
+        .now()
+        .with_context(|| format!("the CPU time of process {pid}"))?;
+    Ok(Duration::from(time))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_of_a_thread_that_has_ended_counts() {
+        let pid = std::process::id();
+        let before = cpu_time(pid).unwrap();
+        let busy = std::thread::spawn(move || {
+            let mut sum = 0u64;
+            while cpu_time(pid).unwrap() < before + Duration::from_millis(5) {
+                sum = std::hint::black_box(sum.wrapping_add(1));
+            }
+        });
+        busy.join().unwrap();
+        assert!(cpu_time(pid).unwrap() >= before + Duration::from_millis(5));
+    }
 
     #[test]
     fn this_process_has_memory_and_time() {
