@@ -2,6 +2,7 @@
 #
 #   make build   release binaries in target/release/, the static CNI plugin there too
 #   make demo    three nodes in network namespaces; every pod reaches every pod
+#                (BACKEND=vxlan, ipip or host-gw; DIRECT_ROUTING=1)
 #   make test    all tests: unit, property, store conformance, kernel, end to end
 #   make lint    format, clippy, documentation, dependencies: warnings are errors
 #   make soak    what takes long (nightly): five minutes without etcd under traffic and churn
@@ -34,8 +35,9 @@ shim: deps
 	@mkdir -p target/release
 	install -m 0755 target/$(SHIM_TARGET)/shim/viaduct target/release/viaduct
 
+# BACKEND=host-gw and the like; DIRECT_ROUTING=1 beside vxlan and ipip.
 demo: build
-	target/release/viaductctl lab demo $(DEMO_FLAGS)
+	target/release/viaductctl lab demo $(if $(BACKEND),--backend $(BACKEND)) $(if $(DIRECT_ROUTING),--direct-routing) $(DEMO_FLAGS)
 
 # The end-to-end tests drive release binaries, as users do.
 test: build

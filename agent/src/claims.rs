@@ -10,7 +10,7 @@ use viaduct_datastore::records::encode;
 use viaduct_model::{Claim, ClusterView};
 
 use crate::node::{self, Identity};
-use crate::state::{AddressUsage, DataplaneReport};
+use crate::state::{AddressUsage, DataplaneReport, UnderlayTrouble};
 
 /// How seldom counts of used addresses are written: each write costs the store an
 /// fsync, and on a busy node they change with every pod.
@@ -25,6 +25,8 @@ pub struct Sources {
     pub usage: watch::Receiver<AddressUsage>,
     /// How the kernel compares.
     pub report: watch::Receiver<DataplaneReport>,
+    /// What is the matter with the underlay.
+    pub trouble: watch::Receiver<UnderlayTrouble>,
 }
 
 impl Sources {
@@ -37,6 +39,7 @@ impl Sources {
             view.as_deref(),
             &self.usage.borrow(),
             &self.report.borrow(),
+            &self.trouble.borrow(),
             previous,
             &now,
         )
@@ -71,6 +74,7 @@ pub async fn keep(
             changed = sources.view.changed() => changed.is_ok(),
             changed = sources.usage.changed() => changed.is_ok(),
             changed = sources.report.changed() => changed.is_ok(),
+            changed = sources.trouble.changed() => changed.is_ok(),
             () = content.closed() => false,
             () = tokio::time::sleep_until(due.unwrap_or(sent_at + TICK)), if due.is_some() => true,
         };

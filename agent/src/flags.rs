@@ -10,6 +10,8 @@ use regex_lite::Regex;
 use viaduct_datastore::StoreArgs;
 use viaduct_model::{Invalid, NodeName};
 
+use crate::backend::{self, Backend, Tuning};
+
 /// Keeps this node's kernel as the cluster wants it, and wires its pods.
 ///
 /// Every flag can also be given as an environment variable: VIADUCT_ and its name in capitals.
@@ -20,9 +22,15 @@ pub struct Flags {
     #[command(flatten)]
     pub store: StoreArgs,
 
-    /// How pod traffic crosses the underlay. This release carries it by vxlan.
+    /// How pod traffic crosses the underlay: vxlan (everywhere), ipip (fewer bytes, where
+    /// the underlay carries it) or host-gw (none, where all nodes are on one network)
     #[arg(long, env = "VIADUCT_BACKEND", value_parser = parse_backend)]
-    pub backend: BackendName,
+    pub backend: &'static Backend,
+
+    /// With vxlan and ipip: reach the peers that are on the same network by plain routes,
+    /// and only the others by the tunnel
+    #[arg(long, env = "VIADUCT_DIRECT_ROUTING")]
+    pub direct_routing: bool,
 
     /// This node's name [default: the host name]
     #[arg(long, env = "VIADUCT_NODE_NAME", value_parser = parse_node_name)]
@@ -52,11 +60,11 @@ pub struct Flags {
     #[arg(long, env = "VIADUCT_MTU", value_parser = clap::value_parser!(u32).range(576..=65535))]
     pub mtu: Option<u32>,
 
-    /// The VXLAN network identifier
+    /// The VXLAN network identifier, the same on all nodes
     #[arg(long, env = "VIADUCT_VNI", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16_777_215))]
     pub vni: u32,
 
-    /// The UDP port of the VTEP
+    /// The UDP port of the VTEP (vxlan), the same on all nodes
     #[arg(long, env = "VIADUCT_PORT", default_value_t = 8472, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
 
@@ -83,14 +91,34 @@ pub struct Flags {
     pub once: bool,
 }
 
-/// A backend that this release can run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackendName {
-    /// VXLAN (RFC 7348).
-    Vxlan,
-}
-
 impl Flags {
+    /// Checks what no flag shows alone.
+    ///
+    /// # Errors
+    /// Names the flag and what is allowed.
+    pub fn check(&self) -> Result<(), Invalid> {
+        if self.direct_routing && self.backend.link_type.is_none() {
+            return Err(Invalid::new(
+                "flag",
+                "--direct-routing",
+                "true",
+                format!(
+                    "only with a backend that has a tunnel, vxlan or ipip: {} always routes directly",
+                    self.backend.name
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// What the flags say about backends.
+    pub fn tuning(&self) -> Tuning {
+        Tuning {
+            vni: self.vni,
+            port: self.port,
+        }
+    }
+
     /// The node's name: the flag's, or the host name if that can be one.
     ///
     /// # Errors
@@ -121,12 +149,11 @@ impl Flags {
     }
 }
 
-fn parse_backend(s: &str) -> Result<BackendName, String> {
-    match s {
-        "vxlan" => Ok(BackendName::Vxlan),
-        "ipip" | "host-gw" | "wireguard" => Err("this release has vxlan only".to_owned()),
-        _ => Err("allowed: vxlan".to_owned()),
-    }
+fn parse_backend(s: &str) -> Result<&'static Backend, String> {
+    backend::by_name(s).ok_or_else(|| {
+        let names: Vec<&str> = backend::ALL.iter().map(|b| b.name).collect();
+        format!("allowed: {}", names.join(", "))
+    })
 }
 
 fn parse_node_name(s: &str) -> Result<NodeName, String> {
@@ -188,7 +215,20 @@ mod tests {
     fn unknown_backends_name_what_is_allowed() {
         let error = Flags::try_parse_from(["a", "--datastore", "sqlite:/x", "--backend", "gre"])
             .unwrap_err();
-        assert!(error.to_string().contains("allowed: vxlan"), "{error}");
+        assert!(
+            error.to_string().contains("allowed: vxlan, ipip, host-gw"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn direct_routing_needs_a_backend_that_has_a_tunnel() {
+        assert_eq!(parse(&["--direct-routing"]).unwrap().check(), Ok(()));
+        let flags = ["a", "--datastore", "sqlite:/x", "--backend", "host-gw"];
+        let parse = |args: &[&str]| Flags::try_parse_from(flags.iter().chain(args)).unwrap();
+        assert_eq!(parse(&[]).check(), Ok(()));
+        let error = parse(&["--direct-routing"]).check().unwrap_err();
+        assert_eq!(error.field, "--direct-routing");
     }
 
     #[test]

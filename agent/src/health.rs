@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use viaduct_datastore::Connectivity;
 use viaduct_model::ClusterView;
 
-use crate::state::{AddressUsage, DataplaneReport};
+use crate::state::{AddressUsage, DataplaneReport, UnderlayTrouble};
 
 /// What the tasks publish about themselves.
 #[derive(Debug, Clone)]
@@ -27,6 +27,8 @@ pub struct Sources {
     pub report: watch::Receiver<DataplaneReport>,
     /// How addresses are used.
     pub usage: watch::Receiver<AddressUsage>,
+    /// What is the matter with the underlay.
+    pub trouble: watch::Receiver<UnderlayTrouble>,
 }
 
 /// The agent's health.
@@ -78,6 +80,8 @@ struct Numbers {
     ready: Gauge,
     peers: Gauge,
     unreadable: Gauge,
+    not_adjacent: Gauge,
+    refused: Gauge,
     problems: Gauge,
     conflicts: Gauge,
     reconciles: Counter,
@@ -102,6 +106,16 @@ impl Numbers {
             "unreadable_records",
             "Records in the datastore that cannot be read",
             self.unreadable.clone(),
+        );
+        registry.register(
+            "peers_not_adjacent",
+            "Other nodes that have no route because they are not adjacent",
+            self.not_adjacent.clone(),
+        );
+        registry.register(
+            "refusals",
+            "Peers, pools and blocks that are not put into the kernel",
+            self.refused.clone(),
         );
         registry.register(
             "dataplane_problems",
@@ -175,6 +189,7 @@ impl Health {
             &self.sources.store.borrow(),
             self.sources.view.borrow().as_deref(),
             &self.sources.report.borrow(),
+            &self.sources.trouble.borrow(),
         )
     }
 
@@ -201,6 +216,8 @@ impl Health {
         let report = sources.report.borrow();
         numbers.problems.set(count(report.problems.len()));
         numbers.conflicts.set(count(report.conflicts.len()));
+        numbers.not_adjacent.set(count(report.not_adjacent.len()));
+        numbers.refused.set(count(report.refusals.len()));
         numbers
             .reconciles
             .inc_by(report.reconciles.saturating_sub(numbers.reconciles.get()));
@@ -228,6 +245,7 @@ fn readiness(
     store: &Connectivity,
     view: Option<&ClusterView>,
     report: &DataplaneReport,
+    trouble: &UnderlayTrouble,
 ) -> Readiness {
     let mut readiness = Readiness {
         problems: Vec::new(),
@@ -254,8 +272,13 @@ fn readiness(
                         .to_owned(),
                 );
             }
+            readiness.problems.extend(trouble.problems.iter().cloned());
             readiness.problems.extend(report.problems.iter().cloned());
-            // One bad record must not make every node of the cluster unready.
+            readiness.warnings.extend(trouble.warnings.iter().cloned());
+            // One bad record or distant peer must not make every node unready.
+            readiness
+                .warnings
+                .extend(report.not_adjacent.iter().cloned());
             readiness.warnings.extend(report.refusals.iter().cloned());
             readiness.warnings.extend(report.conflicts.iter().cloned());
             if readiness.problems.is_empty() && !report.verified {
@@ -285,9 +308,9 @@ mod tests {
         let lost = Connectivity::Disconnected {
             reason: "connection refused".into(),
         };
-        let with_view = readiness(&lost, Some(&ClusterView::default()), &verified());
+        let with_view = readiness(&lost, Some(&ClusterView::default()), &verified(), &fine());
         assert!(with_view.ready() && with_view.to_string().contains("connection refused"));
-        let without = readiness(&lost, None, &DataplaneReport::default());
+        let without = readiness(&lost, None, &DataplaneReport::default(), &fine());
         assert!(!without.ready() && without.to_string().contains("connection refused"));
     }
 
@@ -303,7 +326,30 @@ mod tests {
             &Connectivity::Connected,
             Some(&ClusterView::default()),
             &report,
+            &fine(),
         );
         assert_eq!(readiness.to_string(), "not ready\nproblem: route X: no\n");
+    }
+
+    #[test]
+    fn a_peer_that_is_not_adjacent_is_named_and_a_lost_underlay_is_a_problem() {
+        let report = DataplaneReport {
+            not_adjacent: vec!["node \"b\" is not adjacent".into()],
+            ..verified()
+        };
+        let told = |trouble: &UnderlayTrouble| {
+            let view = ClusterView::default();
+            readiness(&Connectivity::Connected, Some(&view), &report, trouble).to_string()
+        };
+        assert_eq!(told(&fine()), "ok\nwarning: node \"b\" is not adjacent\n");
+        let lost = UnderlayTrouble {
+            problems: vec!["eth0 is gone".into()],
+            warnings: vec![],
+        };
+        assert!(told(&lost).starts_with("not ready\nproblem: eth0 is gone\n"));
+    }
+
+    fn fine() -> UnderlayTrouble {
+        UnderlayTrouble::default()
     }
 }

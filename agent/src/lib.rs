@@ -16,6 +16,8 @@ pub mod flags;
 pub mod health;
 pub mod http;
 pub mod kernel;
+pub mod lookout;
+pub mod mtu;
 pub mod node;
 pub mod registrar;
 pub mod run;

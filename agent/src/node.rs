@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use viaduct_model::record::{Extra, Overlay, Underlay};
 use viaduct_model::{
-    Backend, Block, BlockState, Claim, ClusterView, Condition, Family, Node, NodeName, PerFamily,
+    Block, BlockState, Claim, ClusterView, Condition, Family, Node, NodeName, PerFamily,
 };
 
-use crate::state::{AddressUsage, DataplaneReport, LocalNode};
+use crate::state::{AddressUsage, DataplaneReport, LocalNode, UnderlayTrouble};
 
 /// What does not change while an agent runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,11 +56,7 @@ pub fn record(identity: &Identity, local: &LocalNode, standing: Option<&Node>) -
             v6: None,
         },
         underlay_networks: local.underlay.networks.clone(),
-        backend: Backend::Vxlan {
-            vni: local.vni,
-            port: local.port,
-            vtep_mac: local.vtep_mac,
-        },
+        backend: local.carrier.clone(),
         overlay: Overlay {
             v4: local.overlay,
             v6: None,
@@ -80,6 +76,7 @@ pub fn claim(
     view: Option<&ClusterView>,
     usage: &AddressUsage,
     report: &DataplaneReport,
+    trouble: &UnderlayTrouble,
     previous: Option<&Claim>,
     now: &str,
 ) -> Claim {
@@ -88,7 +85,9 @@ pub fn claim(
     let mut conditions = Vec::new();
     if let Some(view) = view {
         conditions.push(blocks_available(view, owned, wanted));
-        conditions.push(ready(owned, &report.problems));
+        let problems: Vec<&String> = trouble.problems.iter().chain(&report.problems).collect();
+        conditions.push(ready(owned, &problems));
+        conditions.push(peers_reachable(report));
         conditions.extend(conflict(&report.conflicts));
     }
     for condition in &mut conditions {
@@ -182,7 +181,34 @@ fn blocks_available(view: &ClusterView, owned: usize, wanted: usize) -> Conditio
     condition("BlocksAvailable", status, reason, message)
 }
 
-fn ready(owned: usize, problems: &[String]) -> Condition {
+/// Whether all peers are routed as far as this node decides; those that are not are
+/// named.
+fn peers_reachable(report: &DataplaneReport) -> Condition {
+    let (reason, told) = match (&report.not_adjacent[..], &report.refusals[..]) {
+        ([], []) => {
+            return condition(
+                "PeersReachable",
+                "True",
+                "AllRouted",
+                "every peer that owns a block has its routes".to_owned(),
+            );
+        }
+        ([], refused) => ("Refused", refused),
+        (distant, _) => ("NotAdjacent", distant),
+    };
+    condition("PeersReachable", "False", reason, first_of(told))
+}
+
+/// The first sentence, and how many more there are.
+fn first_of<T: AsRef<str>>(sentences: &[T]) -> String {
+    match sentences {
+        [] => String::new(),
+        [only] => only.as_ref().to_owned(),
+        [first, rest @ ..] => format!("{} (and {} more)", first.as_ref(), rest.len()),
+    }
+}
+
+fn ready(owned: usize, problems: &[&String]) -> Condition {
     match problems {
         [] if owned == 0 => condition(
             "Ready",
@@ -196,30 +222,20 @@ fn ready(owned: usize, problems: &[String]) -> Condition {
             "KernelVerified",
             "the kernel is as the cluster wants it".to_owned(),
         ),
-        [first, rest @ ..] => {
-            let more = if rest.is_empty() {
-                String::new()
-            } else {
-                format!(" (and {} more)", rest.len())
-            };
-            condition("Ready", "False", "KernelDiffers", format!("{first}{more}"))
-        }
+        told => condition("Ready", "False", "KernelDiffers", first_of(told)),
     }
 }
 
 /// A condition only while there is one: others' routes are others' business.
 fn conflict(conflicts: &[String]) -> Option<Condition> {
-    let first = conflicts.first()?;
-    let more = match conflicts.len() {
-        1 => String::new(),
-        all => format!(" (and {} more)", all - 1),
-    };
-    Some(condition(
-        "NoRouteConflict",
-        "False",
-        "ForeignRoute",
-        format!("{first}{more}"),
-    ))
+    (!conflicts.is_empty()).then(|| {
+        condition(
+            "NoRouteConflict",
+            "False",
+            "ForeignRoute",
+            first_of(conflicts),
+        )
+    })
 }
 
 fn condition(r#type: &str, status: &str, reason: &str, message: String) -> Condition {
@@ -334,14 +350,7 @@ mod tests {
                 blocks_free: 0,
             });
         }
-        let claim = claim(
-            &identity(),
-            Some(&view),
-            &usage(&[]),
-            &DataplaneReport::default(),
-            None,
-            "now",
-        );
+        let claim = claimed(&view, &DataplaneReport::default(), None, "now");
         let condition = &claim.conditions[0];
         assert_eq!(
             (condition.status.as_str(), condition.reason.as_str()),
@@ -356,36 +365,17 @@ mod tests {
 
     #[test]
     fn a_transition_time_changes_with_the_status_only() {
-        let first = claim(
-            &identity(),
-            Some(&view(&[])),
-            &usage(&[]),
-            &DataplaneReport::default(),
-            None,
-            "t1",
-        );
-        let same = claim(
-            &identity(),
-            Some(&view(&[])),
-            &usage(&[]),
-            &DataplaneReport::default(),
-            Some(&first),
-            "t2",
-        );
+        let good = DataplaneReport::default();
+        let first = claimed(&view(&[]), &good, None, "t1");
+        let same = claimed(&view(&[]), &good, Some(&first), "t2");
         assert_eq!(first.conditions, same.conditions);
-        let owned = claim(
-            &identity(),
-            Some(&view(&["10.64.0.0/26"])),
-            &usage(&[]),
-            &DataplaneReport::default(),
-            Some(&same),
-            "t3",
-        );
+        let owned = claimed(&view(&["10.64.0.0/26"]), &good, Some(&same), "t3");
+        let held = |c: &Condition| c.r#type == "PeersReachable";
         assert!(
             owned
                 .conditions
                 .iter()
-                .all(|c| c.last_transition_time == "t3" && c.status == "True")
+                .all(|c| c.status == "True" && (held(c) || c.last_transition_time == "t3"))
         );
     }
 
@@ -393,12 +383,53 @@ mod tests {
     fn a_route_of_others_is_a_condition_only_while_it_is_there() {
         let view = view(&["10.64.0.0/26"]);
         let mut report = DataplaneReport::default();
-        let quiet = claim(&identity(), Some(&view), &usage(&[]), &report, None, "t");
+        let quiet = claimed(&view, &report, None, "t");
         report.conflicts = vec!["route X conflicts".into(), "another".into()];
-        let loud = claim(&identity(), Some(&view), &usage(&[]), &report, None, "t");
+        let loud = claimed(&view, &report, None, "t");
         assert_eq!(loud.conditions.len(), quiet.conditions.len() + 1);
         let condition = loud.conditions.last().unwrap();
         assert_eq!(condition.status, "False");
         assert_eq!(condition.message, "route X conflicts (and 1 more)");
+    }
+
+    #[test]
+    fn peers_that_cannot_be_reached_are_a_condition_that_names_them() {
+        let condition = |not_adjacent: &[&str], refusals: &[&str]| {
+            let report = DataplaneReport {
+                not_adjacent: not_adjacent.iter().map(|s| (*s).to_owned()).collect(),
+                refusals: refusals.iter().map(|s| (*s).to_owned()).collect(),
+                ..DataplaneReport::default()
+            };
+            let claim = claimed(&view(&[]), &report, None, "t");
+            let found = claim
+                .conditions
+                .into_iter()
+                .find(|c| c.r#type == "PeersReachable");
+            let found = found.unwrap();
+            format!("{} {}: {}", found.status, found.reason, found.message)
+        };
+        assert!(condition(&[], &[]).starts_with("True AllRouted"));
+        assert_eq!(
+            condition(&["node \"b\" is far", "node \"c\" is far"], &["x"]),
+            "False NotAdjacent: node \"b\" is far (and 1 more)"
+        );
+        assert_eq!(condition(&[], &["x"]), "False Refused: x");
+    }
+
+    fn claimed(
+        view: &ClusterView,
+        report: &DataplaneReport,
+        previous: Option<&Claim>,
+        now: &str,
+    ) -> Claim {
+        claim(
+            &identity(),
+            Some(view),
+            &usage(&[]),
+            report,
+            &UnderlayTrouble::default(),
+            previous,
+            now,
+        )
     }
 }

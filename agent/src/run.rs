@@ -9,24 +9,20 @@ use tokio::sync::watch;
 use viaduct_datastore::liveness::{HoldError, HoldState, Holding, hold};
 use viaduct_datastore::records::encode;
 use viaduct_datastore::store::SharedStore;
-use viaduct_model::{Claim, Invalid, Kind, MacAddr, NodeName};
+use viaduct_model::{Claim, Kind};
 
 use crate::claims;
 use crate::cni::{self, CniOptions};
 use crate::dataplane::reconciler::Reconciler;
 use crate::flags::Flags;
 use crate::health::{self, Health};
-use crate::kernel::{Monitor, NetlinkKernel, NetlinkSocket, survey};
+use crate::kernel::{Monitor, NetlinkKernel};
+use crate::lookout::{Lookout, Terms};
 use crate::node::Identity;
 use crate::run_dir::RunDir;
-use crate::state::{DataplaneReport, LocalNode, UnderlayLink};
+use crate::state::{DataplaneReport, UnderlayTrouble};
 use crate::steward;
-use crate::underlay::{self, Wish};
-use crate::{backend, http, registrar, view};
-
-/// What VXLAN over IPv4 adds to each packet, in bytes: outer IPv4 20, UDP 8, VXLAN
-/// 8, inner Ethernet 14 (RFC 7348).
-const VXLAN_OVERHEAD: u32 = 50;
+use crate::{http, registrar, view};
 
 /// How long the node counts as alive after its agent was last heard of. Short, so
 /// that a name is free again soon after a machine died.
@@ -35,13 +31,17 @@ const LIVENESS: Duration = Duration::from_secs(10);
 /// Runs the agent until it is told to stop.
 ///
 /// # Errors
-/// [`Invalid`] for wrong input, anything else for a failure at run time.
+/// [`viaduct_model::Invalid`] for wrong input, anything else for a failure at run time.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let host = nix::unistd::gethostname().context("cannot read the host name")?;
     let host = host.to_string_lossy().into_owned();
     let name = flags.node_name(&host)?;
     let options = flags.store.options()?;
-    let local = local_node(&flags, &name)?;
+    flags.check()?;
+    // Before the first look, so that nothing is missed between the two.
+    let underlay_hints = Monitor::open()?.spawn();
+    let mut lookout = Lookout::open(Terms::of(&flags))?;
+    let local = lookout.first(&name, &flags.tuning(), flags.direct_routing)?;
     let run_dir = RunDir::open(&flags.run_dir)?;
     let listener = http::bind(flags.http).await?;
     let store = viaduct_datastore::open(&options).await?;
@@ -54,6 +54,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let mut shutdown = Shutdown::listen()?;
     tracing::info!(
         node = %identity.name,
+        backend = flags.backend.name,
         underlay = %local.underlay.address,
         device = %local.underlay.name,
         mtu = local.mtu,
@@ -62,12 +63,13 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     );
 
     let (state, states) = watch::channel(None);
+    let (trouble, troubles) = watch::channel(UnderlayTrouble::default());
     let (report, reports) = watch::channel(DataplaneReport::default());
     let cni_options = CniOptions::new(run_dir.path());
     let cni_metrics = cni_options.metrics.clone();
     let cni = cni::start(cni_options, states.clone(), reports.clone()).await?;
     let reconciler = Reconciler {
-        backend: backend::by_name("vxlan").context("the vxlan backend is not built in")?,
+        backend: flags.backend,
         state: states.clone(),
         endpoints: cni.endpoints.clone(),
         hints: Monitor::open()?.spawn(),
@@ -80,6 +82,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         view: views.clone(),
         report: reports.clone(),
         usage: cni.usage.clone(),
+        trouble: troubles.clone(),
     };
     tokio::spawn(http::serve(
         listener,
@@ -90,6 +93,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         view: views.clone(),
         usage: cni.usage.clone(),
         report: reports.clone(),
+        trouble: troubles,
     };
     let first = claim.claim(&identity, None);
     let holding = tokio::select! {
@@ -112,8 +116,16 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     tokio::spawn(steward::run(
         identity.clone(),
         local,
+        steward::Ground {
+            lookout,
+            hints: underlay_hints,
+        },
         views,
-        steward::Outputs { state, record },
+        steward::Outputs {
+            state,
+            record,
+            trouble,
+        },
     ));
     tokio::spawn(steward::keep_subnet_env(
         run_dir.path().join("subnet.env"),
@@ -135,62 +147,6 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     cni.stop().await;
     holding.release().await;
     Ok(())
-}
-
-/// This node as the flags and the system say, before it owns a block.
-fn local_node(flags: &Flags, name: &NodeName) -> anyhow::Result<LocalNode> {
-    let mut socket = NetlinkSocket::open()?;
-    let wish = wish(flags)?;
-    let underlay = underlay::choose(&survey::survey(&mut socket)?, &wish, flags.public_ip)?;
-    Ok(LocalNode {
-        vtep_mac: MacAddr::for_vtep(name),
-        name: name.clone(),
-        vni: flags.vni,
-        port: flags.port,
-        mtu: mtu(flags.mtu, &underlay)?,
-        underlay,
-        overlay: None,
-    })
-}
-
-fn wish(flags: &Flags) -> anyhow::Result<Wish> {
-    Ok(match (&flags.iface, &flags.iface_regex, flags.can_reach) {
-        (Some(name), _, _) => Wish::Iface(name.clone()),
-        (_, Some(regex), _) => Wish::IfaceRegex(regex.clone()),
-        (_, _, Some(target)) => {
-            let source = survey::source_towards(target)
-                .with_context(|| format!("--can-reach {target}: there is no route to it"))?;
-            let std::net::IpAddr::V4(source) = source else {
-                return Err(Invalid::new(
-                    "flag",
-                    "--can-reach",
-                    target,
-                    "an IPv4 address, as this release's underlay is IPv4",
-                )
-                .into());
-            };
-            Wish::CanReach { target, source }
-        }
-        _ => Wish::DefaultRoute,
-    })
-}
-
-/// The MTU of tunnel and pods: what was asked for if it fits, else what fits.
-fn mtu(asked: Option<u32>, underlay: &UnderlayLink) -> Result<u32, Invalid> {
-    let fits = underlay.mtu.saturating_sub(VXLAN_OVERHEAD);
-    match asked {
-        Some(asked) if asked > fits => Err(Invalid::new(
-            "flag",
-            "--mtu",
-            asked,
-            format!(
-                "at most {fits}: the MTU of {} is {} and VXLAN takes {VXLAN_OVERHEAD}",
-                underlay.name, underlay.mtu
-            ),
-        )),
-        Some(asked) => Ok(asked),
-        None => Ok(fits),
-    }
 }
 
 /// Takes hold of the node's claim, which is what makes the name ours alone.
@@ -285,29 +241,5 @@ impl Shutdown {
             _ = self.term.recv() => {}
             _ = self.int.recv() => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn underlay(mtu: u32) -> UnderlayLink {
-        UnderlayLink {
-            name: "eth0".into(),
-            index: 2,
-            address: "192.0.2.1".parse().unwrap(),
-            public_address: "192.0.2.1".parse().unwrap(),
-            networks: Vec::new(),
-            mtu,
-        }
-    }
-
-    #[test]
-    fn the_mtu_leaves_room_for_the_tunnel() {
-        assert_eq!(mtu(None, &underlay(1500)), Ok(1450));
-        assert_eq!(mtu(Some(1400), &underlay(1500)), Ok(1400));
-        let error = mtu(Some(1451), &underlay(1500)).unwrap_err().to_string();
-        assert!(error.contains("at most 1450"), "{error}");
     }
 }

@@ -1,11 +1,11 @@
 //! The plain data that the agent's tasks tell each other. Each value has one
 //! task that owns it and publishes it through a `tokio::sync::watch` channel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use viaduct_model::{BlockUsage, Cidr, ClusterView, Endpoint, MacAddr, NodeName};
+use viaduct_model::{Backend, BlockUsage, Cidr, ClusterView, Endpoint, NodeName};
 
 /// The network that carries the tunnels, as found on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,12 +32,10 @@ pub struct LocalNode {
     pub name: NodeName,
     /// The network under the tunnels.
     pub underlay: UnderlayLink,
-    /// The VXLAN network identifier.
-    pub vni: u32,
-    /// The UDP port of the VTEP.
-    pub port: u16,
-    /// The MAC of the VTEP.
-    pub vtep_mac: MacAddr,
+    /// How it carries pod traffic, as its record tells peers.
+    pub carrier: Backend,
+    /// Whether adjacent peers get plain routes beside a tunnel for the others.
+    pub direct_routing: bool,
     /// The MTU of the tunnel and of pods, in bytes.
     pub mtu: u32,
     /// The node's own address among the pods'; `None` until it owns a block.
@@ -53,6 +51,18 @@ pub struct NodeState {
     pub local: LocalNode,
     /// The cluster.
     pub view: Arc<ClusterView>,
+    /// The peers' underlay addresses that the kernel would send to over the underlay's
+    /// device without a next hop; asked for only where plain routes are wanted.
+    pub on_link: Arc<BTreeSet<Ipv4Addr>>,
+}
+
+/// What is the matter with the underlay. Owned by the steward.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnderlayTrouble {
+    /// What keeps the node from being ready, one sentence each.
+    pub problems: Vec<String>,
+    /// What is worth knowing all the same, one sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// The attachments of this node by their host end's device name, as the ledger
@@ -74,6 +84,8 @@ pub struct DataplaneReport {
     pub refusals: Vec<String>,
     /// Routes of others that lead into this network's blocks, one sentence each.
     pub conflicts: Vec<String>,
+    /// Peers that have no route because they are not adjacent, one sentence each.
+    pub not_adjacent: Vec<String>,
     /// Reconciles so far.
     pub reconciles: u64,
     /// Objects that were repaired so far, that is changed though nothing but the

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
     use crate::state::{LocalNode, UnderlayLink};
     use std::sync::Arc;
-    use viaduct_model::{Block, ClusterView, MacAddr, Pool};
+    use viaduct_model::{Block, ClusterView, Pool};
 
     #[test]
     fn the_four_keys_are_flannels() {
@@ -49,7 +49,8 @@ mod tests {
         );
         let mut state = NodeState {
             local: LocalNode {
-                vtep_mac: MacAddr::for_vtep(&name),
+                carrier: viaduct_model::Backend::HostGw,
+                direct_routing: false,
                 name,
                 underlay: UnderlayLink {
                     name: "eth0".into(),
@@ -59,12 +60,11 @@ mod tests {
                     networks: Vec::new(),
                     mtu: 1500,
                 },
-                vni: 1,
-                port: 8472,
                 mtu: 1450,
                 overlay: None,
             },
             view: Arc::new(view),
+            on_link: Default::default(),
         };
         assert_eq!(content(&state), None);
         state.local.overlay = Some("10.64.3.0".parse().unwrap());

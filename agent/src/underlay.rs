@@ -1,4 +1,5 @@
-//! Which device and address carry the tunnels: decided here from a survey of the
+//! Which device and address carry the tunnels: decided here, at the start and whenever
+//! something about them changes, from a survey of the
 //! node's devices, addresses and default routes, which is plain data.
 //!
 //! A choice that is not clear is an error that lists the candidates: a wrong
@@ -10,6 +11,8 @@ use regex_lite::Regex;
 use thiserror::Error;
 use viaduct_model::Cidr;
 
+use crate::dataplane::hints::Hint;
+use crate::dataplane::objects::is_ours;
 use crate::state::UnderlayLink;
 
 /// What this network namespace has to offer.
@@ -190,7 +193,39 @@ pub fn choose(
             });
         }
     };
-    Ok(UnderlayLink {
+    Ok(chosen(link, address, public_ip))
+}
+
+/// What is left of the last choice when no new one is clear: the device of that name, if
+/// it is up and has the same address still, or one only.
+pub fn stay(
+    survey: &Survey,
+    last: &UnderlayLink,
+    public_ip: Option<Ipv4Addr>,
+) -> Option<UnderlayLink> {
+    let link = survey.links.iter().find(|l| l.name == last.name && l.up)?;
+    let same = link.addresses.iter().find(|a| a.address == last.address);
+    let address = match (same, &link.addresses[..]) {
+        (Some(same), _) => same.address,
+        (None, [only]) => only.address,
+        _ => return None,
+    };
+    Some(chosen(link, address, public_ip))
+}
+
+/// Whether a notification can be about the underlay: our own devices, routes and
+/// neighbours never are.
+pub fn concerns(hint: &Hint) -> bool {
+    match hint {
+        Hint::Resync | Hint::Address { .. } => true,
+        Hint::Link { name, .. } => !is_ours(name),
+        Hint::Route { ours, .. } => !ours,
+        Hint::Neighbour { .. } | Hint::Fdb { .. } | Hint::Settings { .. } => false,
+    }
+}
+
+fn chosen(link: &SurveyedLink, address: Ipv4Addr, public_ip: Option<Ipv4Addr>) -> UnderlayLink {
+    UnderlayLink {
         name: link.name.clone(),
         index: link.index,
         address,
@@ -201,7 +236,7 @@ pub fn choose(
             .filter_map(|a| Cidr::new(a.address.into(), a.prefix_len).ok())
             .collect(),
         mtu: link.mtu,
-    })
+    }
 }
 
 /// The one address of the route's device whose prefix holds the next hop.
@@ -257,6 +292,7 @@ fn list<'a>(links: impl IntoIterator<Item = &'a SurveyedLink>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::objects::Route;
 
     fn link(name: &str, index: u32, addresses: &[(&str, u8)]) -> SurveyedLink {
         SurveyedLink {
@@ -338,6 +374,43 @@ mod tests {
         let mut s = survey();
         s.default_routes.remove(0);
         assert_eq!(pick(&s, Wish::DefaultRoute, None).unwrap().1, "203.0.113.5");
+    }
+
+    #[test]
+    fn while_no_choice_is_clear_the_last_device_is_followed_as_far_as_it_goes() {
+        let last = choose(&survey(), &Wish::DefaultRoute, None).unwrap();
+        let mut s = survey();
+        s.default_routes.clear();
+        assert_eq!(stay(&s, &last, None), Some(last.clone()));
+        // Another index, MTU and address: made anew under its name.
+        s.links[1] = link("eth0", 9, &[("192.0.2.77", 24)]);
+        s.links[1].mtu = 1400;
+        let found = stay(&s, &last, None).unwrap();
+        assert_eq!((found.index, found.mtu), (9, 1400));
+        assert_eq!(found.public_address.to_string(), "192.0.2.77");
+        s.links[1].up = false;
+        assert_eq!(stay(&s, &last, None), None);
+        s.links[1] = link("eth0", 9, &[("192.0.2.77", 24), ("192.0.2.78", 24)]);
+        assert_eq!(stay(&s, &last, None), None);
+        s.links.remove(1);
+        assert_eq!(stay(&s, &last, None), None);
+    }
+
+    #[test]
+    fn our_own_changes_are_no_reason_to_look_the_underlay_over() {
+        let link = |name: &str| Hint::Link {
+            index: 7,
+            name: name.into(),
+            now: None,
+        };
+        let route = |ours| Hint::Route {
+            route: Route::blackhole("10.64.0.0/26".parse().unwrap()),
+            index: None,
+            ours,
+            gone: false,
+        };
+        assert!(concerns(&Hint::Resync) && concerns(&link("eth0")) && concerns(&route(false)));
+        assert!(!concerns(&link("via.vx4")) && !concerns(&route(true)));
     }
 
     #[test]

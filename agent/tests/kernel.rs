@@ -8,8 +8,8 @@ mod scene;
 #[allow(dead_code)] // the unit tests use all of it
 mod testing;
 
-// The builders of the unit tests speak of the agent's plain data as `crate::state`.
-use viaduct_agent::state;
+// The builders of the unit tests speak of the agent's own modules as `crate::...`.
+use viaduct_agent::{backend, state};
 
 use std::time::{Duration, Instant};
 

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 # What is tried, one after the other.
-BACKENDS=${BACKENDS:-vxlan}
+BACKENDS=${BACKENDS:-vxlan ipip host-gw}
 
 bin=${VIADUCT_BIN_DIR:-$PWD/target/release}
 export VIADUCT_BIN_DIR=$bin
@@ -19,7 +19,7 @@ step "the kernel has what it should"
 "$bin/viaduct-vm" script "${image[@]}" -- tests/vm/check.sh
 for backend in $BACKENDS; do
   step "$backend, three nodes in one machine"
-  "$bin/viaduct-vm" script "${image[@]}" -- "$bin/viaductctl" lab demo
+  "$bin/viaduct-vm" script "${image[@]}" -- "$bin/viaductctl" lab demo --backend "$backend"
 done
 for backend in $BACKENDS; do
   step "$backend, three machines"

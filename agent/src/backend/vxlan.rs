@@ -7,263 +7,127 @@
 //! it addressed to its own MAC and routes it to the pod. Nothing is learnt and no
 //! ARP is ever sent.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeMap;
 
 use viaduct_model::record::Backend as Carrier;
-use viaduct_model::{Block, BlockState, Cidr, Family, MacAddr, Node, NodeName};
+use viaduct_model::{MacAddr, NodeName};
 
-use super::Backend;
+use super::peers::Peer;
+use super::{Backend, Scene, TUNNEL};
 use crate::dataplane::objects::{
-    Address, Desired, DesiredLink, LinkKind, LinkName, Route, Settings, VXLAN_LINK, Vxlan,
+    Desired, DesiredLink, LinkKind, LinkName, Route, VXLAN_LINK, Vxlan,
 };
-use crate::state::{LocalNode, NodeState};
+use crate::kernel::LinkType;
 
-/// This backend.
+/// This backend. It adds, over IPv4, the outer IPv4 header 20, UDP 8, VXLAN 8 and the
+/// inner Ethernet header 14.
 pub const BACKEND: Backend = Backend {
     name: "vxlan",
+    overhead: 50,
+    link_type: Some(LinkType::Vxlan),
+    carrier: |name, tuning| Carrier::Vxlan {
+        vni: tuning.vni,
+        port: tuning.port,
+        vtep_mac: MacAddr::for_vtep(name),
+    },
     desire,
 };
 
-/// The settings of the tunnel's link. The source check is loose, because what
-/// another node itself sends to a pod may carry that node's underlay address, whose
-/// way back does not lead through the tunnel; a strict check would drop it.
-pub const TUNNEL: Settings = Settings {
-    forwarding: true,
-    rp_filter: 2,
-    proxy_arp: false,
-};
-
-fn desire(state: &NodeState, desired: &mut Desired) {
-    let local = &state.local;
+fn desire(scene: &Scene<'_>, desired: &mut Desired) {
+    let local = scene.local;
+    // The agent decides its carrier by this backend.
+    let Carrier::Vxlan {
+        vni,
+        port,
+        vtep_mac,
+    } = local.carrier
+    else {
+        return;
+    };
     let link: LinkName = VXLAN_LINK.into();
     desired.links.insert(
         link.clone(),
         DesiredLink {
             kind: LinkKind::Vxlan(Vxlan {
-                vni: local.vni,
-                port: local.port,
+                vni,
+                port,
                 local: Some(local.underlay.address),
                 underlay: local.underlay.index,
                 learning: false,
             }),
-            mac: local.vtep_mac,
+            mac: Some(vtep_mac),
             mtu: local.mtu,
             settings: TUNNEL,
         },
     );
-    refuse_pools(state, desired);
-    let blocks = usable_blocks(state, desired);
-    let own = blocks.get(&local.name).map_or(&[][..], Vec::as_slice);
-    for block in own {
-        desired.routes.insert(Route::blackhole(*block));
-    }
-    // An address that lies in the underlay would hide a host there.
-    let overlay = local
-        .overlay
-        .filter(|overlay| clash(Cidr::host(IpAddr::V4(*overlay)), local).is_none());
-    if let Some(address) = overlay {
-        desired.addresses.insert(Address {
-            link: link.clone(),
-            address,
-            prefix_len: 32,
-        });
-    }
-    let mut macs = BTreeMap::from([(local.vtep_mac, &local.name)]);
-    for (name, node) in &state.view.nodes {
-        if *name == local.name {
+    scene.address(&link, desired);
+    let mut macs = BTreeMap::from([(vtep_mac, &local.name)]);
+    // A peer's MAC counts, whichever way it is reached.
+    let refused: BTreeMap<&NodeName, String> = scene
+        .peers
+        .iter()
+        .filter_map(|peer| Some((peer.name, vtep(peer, (vni, port), &mut macs).err()?)))
+        .collect();
+    desired.refusals.extend(refused.values().cloned());
+    for peer in &scene.peers {
+        if refused.contains_key(peer.name) {
             continue;
         }
-        let theirs = blocks.get(name).map_or(&[][..], Vec::as_slice);
-        match peer(name, node, theirs, state, &mut macs) {
-            Ok(Some(peer)) => peer.desire(&link, overlay, desired),
-            Ok(None) => {}
-            Err(why) => desired
-                .refusals
-                .push(format!("node {:?} is not routed: {why}", name.as_str())),
+        let Carrier::Vxlan { vtep_mac: mac, .. } = peer.node.backend else {
+            continue;
+        };
+        if scene.reaches_directly(peer) {
+            peer.route_directly(local, desired);
+            continue;
         }
-    }
-}
-
-/// A peer that can be reached.
-struct Peer<'a> {
-    mac: MacAddr,
-    underlay: Ipv4Addr,
-    overlay: Ipv4Addr,
-    blocks: &'a [Cidr],
-}
-
-impl Peer<'_> {
-    fn desire(&self, link: &LinkName, source: Option<Ipv4Addr>, desired: &mut Desired) {
-        desired.fdb.insert((link.clone(), self.mac), self.underlay);
+        desired.fdb.insert((link.clone(), mac), peer.underlay);
+        desired.neighbours.insert((link.clone(), peer.overlay), mac);
+        let route =
+            |block| Route::through(block, link.clone()).onlink_via(peer.overlay, scene.overlay);
         desired
-            .neighbours
-            .insert((link.clone(), self.overlay), self.mac);
-        desired.routes.extend(
-            self.blocks
-                .iter()
-                .map(|block| Route::through(*block, link.clone()).onlink_via(self.overlay, source)),
-        );
+            .routes
+            .extend(peer.blocks.iter().copied().map(route));
     }
 }
 
-/// What to know of a peer; `None` while it has no overlay address yet. A peer is
-/// refused as a whole, so that it is never half reachable.
-fn peer<'a>(
-    name: &'a NodeName,
-    node: &Node,
-    blocks: &'a [Cidr],
-    state: &'a NodeState,
+/// Checks what a peer says of its VTEP.
+fn vtep<'a>(
+    peer: &Peer<'a>,
+    ours: (u32, u16),
     macs: &mut BTreeMap<MacAddr, &'a NodeName>,
-) -> Result<Option<Peer<'a>>, String> {
-    let local = &state.local;
-    let Some(overlay) = node.overlay.v4 else {
-        return Ok(None);
-    };
+) -> Result<(), String> {
     let Carrier::Vxlan {
         vni,
         port,
         vtep_mac: mac,
-    } = node.backend;
-    if (vni, port) != (local.vni, local.port) {
-        return Err(format!(
-            "it uses VNI {vni} and port {port}, this node VNI {} and port {}; all nodes must use the same",
-            local.vni, local.port
-        ));
-    }
-    let Some(underlay) = node.underlay.v4 else {
-        return Err("it has no IPv4 underlay address; the tunnel needs one".into());
+    } = peer.node.backend
+    else {
+        // The backends have been compared.
+        return Err(peer.refusal("it has no VTEP"));
     };
-    if underlay.is_unspecified()
-        || underlay.is_multicast()
-        || underlay.is_broadcast()
-        || underlay.is_loopback()
-    {
-        return Err(format!(
-            "its underlay address {underlay} is no address of a host on a network"
-        ));
+    if (vni, port) != ours {
+        return Err(peer.refusal(&format!(
+            "it uses VNI {vni} and port {port}, this node VNI {} and port {}; all nodes must use the same",
+            ours.0, ours.1
+        )));
     }
-    if underlay == local.underlay.address || underlay == local.underlay.public_address {
-        return Err(format!(
-            "its underlay address {underlay} is this node's own; each node must have its own"
-        ));
-    }
-    if mac.0[0] & 1 != 0 || mac.0 == [0; 6] {
-        return Err(format!("its VTEP MAC {mac} is no unicast address"));
-    }
-    // A quarantined or refused block still is the node's: only then is the address wrong.
-    let home = state
-        .view
-        .blocks_of(name)
-        .find(|block| block.cidr.contains(IpAddr::V4(overlay)));
-    match home {
-        None => {
-            return Err(format!(
-                "its overlay address {overlay} lies in no block of its own"
-            ));
-        }
-        // Without the block the address is no next hop either.
-        Some(block) if !blocks.contains(&block.cidr) => return Ok(None),
-        Some(_) => {}
+    if !mac.is_unicast() {
+        return Err(peer.refusal(&format!("its VTEP MAC {mac} is no unicast address")));
     }
     if let Some(other) = macs.get(&mac) {
-        return Err(format!(
+        return Err(peer.refusal(&format!(
             "its VTEP MAC {mac} is that of node {:?} too; each node must have its own",
             other.as_str()
-        ));
+        )));
     }
-    macs.insert(mac, name);
-    Ok(Some(Peer {
-        mac,
-        underlay,
-        overlay,
-        blocks,
-    }))
-}
-
-/// The network of the underlay that `cidr` shares addresses with.
-fn clash(cidr: Cidr, local: &LocalNode) -> Option<Cidr> {
-    let underlay = &local.underlay;
-    let address = Cidr::host(IpAddr::V4(underlay.address));
-    underlay
-        .networks
-        .iter()
-        .copied()
-        .chain([address])
-        .find(|network| network.overlaps(&cidr))
-}
-
-fn refuse_pools(state: &NodeState, desired: &mut Desired) {
-    let local = &state.local;
-    for (name, pool) in &state.view.pools {
-        if let Some(network) = clash(pool.cidr, local) {
-            desired.refusals.push(format!(
-                "pool {:?} ({}) overlaps the underlay network {network} of link {}: blocks that \
-                 overlap it are not routed, since that would cut this node off; use another pool",
-                name.as_str(),
-                pool.cidr,
-                local.underlay.name
-            ));
-        }
-    }
-}
-
-/// The IPv4 blocks to be routed, by node: those given out that neither touch the
-/// underlay nor hold the underlay address of any node.
-fn usable_blocks(state: &NodeState, desired: &mut Desired) -> BTreeMap<NodeName, Vec<Cidr>> {
-    let underlays: BTreeMap<Ipv4Addr, &NodeName> = state
-        .view
-        .nodes
-        .iter()
-        .filter_map(|(name, node)| Some((node.underlay.v4?, name)))
-        .collect();
-    let mut usable: BTreeMap<NodeName, Vec<Cidr>> = BTreeMap::new();
-    let mut refused: BTreeSet<String> = BTreeSet::new();
-    for block in state.view.blocks.values() {
-        if block.cidr.family() != Family::V4 || block.state == BlockState::Quarantined {
-            continue;
-        }
-        match block_refusal(block, state, &underlays) {
-            Some(why) => {
-                refused.insert(why);
-            }
-            None => usable
-                .entry(block.node.clone())
-                .or_default()
-                .push(block.cidr),
-        }
-    }
-    desired.refusals.extend(refused);
-    usable
-}
-
-fn block_refusal(
-    block: &Block,
-    state: &NodeState,
-    underlays: &BTreeMap<Ipv4Addr, &NodeName>,
-) -> Option<String> {
-    let cidr = block.cidr;
-    if let Some(network) = clash(cidr, &state.local) {
-        return Some(format!(
-            "block {cidr} of pool {:?} is not routed: it overlaps the underlay network {network} of link {}",
-            block.pool.as_str(),
-            state.local.underlay.name
-        ));
-    }
-    let (IpAddr::V4(first), IpAddr::V4(last)) = (cidr.first(), cidr.last()) else {
-        return None;
-    };
-    let (address, node) = underlays.range(first..=last).next()?;
-    Some(format!(
-        "block {cidr} of pool {:?} is not routed: it holds the underlay address {address} of node {:?}, \
-         whose tunnel would lead into itself",
-        block.pool.as_str(),
-        node.as_str()
-    ))
+    macs.insert(mac, peer.name);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use viaduct_model::BlockState;
+
     use super::*;
     use crate::dataplane::testing::Cluster;
 
@@ -331,7 +195,7 @@ mod tests {
         }
 
         let mut cluster = Cluster::new();
-        cluster.carrier("b", 1, 8472, cluster.local.vtep_mac);
+        cluster.carrier("b", 1, 8472, MacAddr::for_vtep(&"a".parse().unwrap()));
         assert_refused(&cluster, "is that of node \"a\" too");
 
         for mac in [[0; 6], [0x33, 0x33, 0, 0, 0, 1]] {
@@ -343,6 +207,10 @@ mod tests {
         let mut cluster = Cluster::new();
         cluster.carrier("b", 2, 8472, MacAddr::for_vtep(&"b".parse().unwrap()));
         assert_refused(&cluster, "VNI 2 and port 8472");
+
+        let mut cluster = Cluster::new();
+        cluster.node("b").backend = Carrier::HostGw;
+        assert_refused(&cluster, "its backend is host-gw, this node's vxlan");
 
         let mut cluster = Cluster::new();
         cluster.node("b").overlay.v4 = Some("10.99.0.0".parse().unwrap());
@@ -397,5 +265,32 @@ mod tests {
         let desired = desired(&cluster);
         assert!(desired.addresses.is_empty());
         assert!(desired.routes.iter().all(|route| route.source.is_none()));
+    }
+
+    #[test]
+    fn with_direct_routing_adjacent_peers_get_plain_routes_and_the_others_the_tunnel() {
+        let mut cluster = Cluster::new();
+        cluster.local.direct_routing = true;
+        cluster.peer("c", 3);
+        cluster.adjoin("b", 9);
+        let direct = desired(&cluster);
+        assert_eq!(
+            routed(&direct),
+            [
+                "blackhole route 10.64.0.0/26",
+                "route 10.64.1.0/26 via 192.168.64.9 dev eth0",
+                "route 10.64.3.0/26 via 10.64.3.0 dev via.vx4 src 10.64.0.0",
+            ]
+        );
+        assert_eq!((direct.fdb.len(), direct.neighbours.len()), (1, 1));
+        // A tunnel that some peers need has its MTU for all.
+        assert_eq!(direct.links[VXLAN_LINK].mtu, 1450);
+        assert!(direct.forwarding.contains("eth0") && direct.not_adjacent.is_empty());
+
+        // No longer adjacent: the tunnel, and back again.
+        cluster.on_link.clear();
+        let tunnelled = desired(&cluster);
+        assert!(routed(&tunnelled)[1].contains("dev via.vx4"));
+        assert_eq!(tunnelled.fdb.len(), 2);
     }
 }

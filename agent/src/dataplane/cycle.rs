@@ -14,7 +14,7 @@ use viaduct_model::Cidr;
 use super::diff::diff;
 use super::hints::{Expected, is_right};
 use super::kernel::{Kernel, KernelError};
-use super::objects::{Actual, Desired, LinkName};
+use super::objects::{Actual, Address, Desired, LinkName};
 use super::plan::{Op, Plan};
 use super::rivals;
 use crate::backend::Backend;
@@ -33,8 +33,9 @@ const TOLD: usize = 20;
 pub struct Outcome {
     /// Whether the kernel is as it should be.
     pub verified: bool,
-    /// Whether this node's overlay address stands on a tunnel that is right; `None`
-    /// while the node has no such address.
+    /// Whether this node's overlay address stands on a tunnel that is right, where the
+    /// backend has one, and its own blocks' routes; `None` while the node has no such
+    /// address.
     pub overlay: Option<bool>,
     /// What does not succeed, one sentence each.
     pub problems: Vec<String>,
@@ -42,6 +43,8 @@ pub struct Outcome {
     pub refusals: Vec<String>,
     /// Routes of others into our blocks, one sentence each.
     pub conflicts: Vec<String>,
+    /// Peers that are not adjacent and so have no route, one sentence each.
+    pub not_adjacent: Vec<String>,
     /// Changes that were made.
     pub applied: u64,
     /// Those of them that were needed though nothing but the kernel had changed.
@@ -184,12 +187,20 @@ impl<K: Kernel> Cycle<K> {
             .iter()
             .map(|(name, link)| (link.index, name.clone()))
             .collect();
+        let foreign: BTreeMap<u32, LinkName> = desired
+            .forwarding
+            .iter()
+            .filter_map(|name| Some((actual.foreign.get(name)?.index, name.clone())))
+            .collect();
         self.expected.send_if_modified(|expected| {
-            let same = expected.names == names && Arc::ptr_eq(&expected.desired, &desired);
+            let same = expected.names == names
+                && expected.foreign == foreign
+                && Arc::ptr_eq(&expected.desired, &desired);
             if !same {
                 *expected = Arc::new(Expected {
                     desired: desired.clone(),
                     names,
+                    foreign,
                 });
             }
             !same
@@ -207,15 +218,21 @@ impl Outcome {
         failures: &HashMap<String, KernelError>,
     ) {
         self.verified = rest.is_empty();
-        self.overlay = desired.addresses.first().map(|address| {
+        let on_right_link = |address: &Address| {
             let link = &address.link;
             actual.addresses.contains(address)
                 && matches!(
                     (desired.links.get(link), actual.links.get(link)),
                     (Some(want), Some(is)) if is_right(want, is)
                 )
+        };
+        let mut own_blocks = desired.routes.iter().filter(|route| route.link.is_none());
+        self.overlay = desired.wires.then(|| {
+            desired.addresses.iter().all(on_right_link)
+                && own_blocks.all(|route| actual.routes.contains(route))
         });
         self.refusals = desired.refusals.clone();
+        self.not_adjacent = desired.not_adjacent.clone();
         let mut waiting: BTreeMap<&LinkName, usize> = BTreeMap::new();
         let mut told = Vec::new();
         for op in rest {

@@ -10,8 +10,8 @@
 use std::collections::BTreeSet;
 
 use super::objects::{
-    Actual, ActualLink, Desired, DesiredLink, LinkKind, LinkName, Route, Settings6, VXLAN_LINK,
-    is_host_end, is_ours,
+    Actual, ActualLink, Desired, DesiredLink, LinkKind, LinkName, Route, Settings6, is_host_end,
+    is_ours, is_tunnel,
 };
 use super::plan::{Op, Plan};
 
@@ -27,6 +27,7 @@ pub fn diff(desired: &Desired, actual: &Actual) -> Plan {
     put_objects(desired, actual, &links, &mut plan);
     plan.extend(late.into_iter().map(Op::RemoveRoute));
     remove_objects(desired, actual, &links, &mut plan);
+    plan.extend(links.late_removals);
     plan
 }
 
@@ -34,6 +35,9 @@ pub fn diff(desired: &Desired, actual: &Actual) -> Plan {
 #[derive(Default)]
 struct Links {
     removals: Plan,
+    /// Tunnels of another backend: nothing takes their name, and they carry until
+    /// their successors do.
+    late_removals: Plan,
     repairs: Plan,
     /// Links that go: what stands on them goes with them.
     going: BTreeSet<LinkName>,
@@ -54,10 +58,15 @@ impl Links {
                     continue;
                 }
                 // Without all records nobody can say that the tunnel is too much.
-                None if desired.incomplete && &**name == VXLAN_LINK => continue,
+                None if desired.incomplete && is_tunnel(name) => continue,
                 _ => {}
             }
-            links.removals.push(Op::RemoveLink {
+            let removals = if is_tunnel(name) && !desired.links.contains_key(name) {
+                &mut links.late_removals
+            } else {
+                &mut links.removals
+            };
+            removals.push(Op::RemoveLink {
                 link: name.clone(),
                 index: is.index,
             });
@@ -67,10 +76,10 @@ impl Links {
             if actual.links.contains_key(name) && !links.going.contains(name) {
                 continue;
             }
-            if let LinkKind::Vxlan(vxlan) = &want.kind {
-                links.repairs.push(Op::CreateVxlan {
+            if let LinkKind::Vxlan(_) | LinkKind::Ipip(_) = want.kind {
+                links.repairs.push(Op::CreateTunnel {
                     link: name.clone(),
-                    vxlan: *vxlan,
+                    kind: want.kind.clone(),
                     mac: want.mac,
                     mtu: want.mtu,
                 });
@@ -117,7 +126,7 @@ fn repair(name: &LinkName, want: &DesiredLink, is: &ActualLink, plan: &mut Plan)
             no_addresses(name, plan);
         }
     }
-    let mac = (is.mac != Some(want.mac)).then_some(want.mac);
+    let mac = want.mac.filter(|mac| is.mac != Some(*mac));
     let mtu = (is.mtu != want.mtu).then_some(want.mtu);
     if mac.is_some() || mtu.is_some() || !is.up {
         plan.push(Op::SetLink {
@@ -144,6 +153,12 @@ fn no_addresses(name: &LinkName, plan: &mut Plan) {
 }
 
 fn put_objects(desired: &Desired, actual: &Actual, links: &Links, plan: &mut Plan) {
+    for link in &desired.forwarding {
+        // One that is missing comes back with an event.
+        if actual.foreign.get(link).is_some_and(|is| !is.forwarding) {
+            plan.push(Op::Forward { link: link.clone() });
+        }
+    }
     // What stands on a link that goes counts as gone.
     let there = |link: &LinkName| !links.going.contains(link);
     for address in &desired.addresses {

@@ -37,7 +37,7 @@ fn desire_one(link: LinkName, endpoint: &Endpoint, desired: &mut Desired) {
         link.clone(),
         DesiredLink {
             kind: LinkKind::Veth,
-            mac: MacAddr::HOST_END,
+            mac: Some(MacAddr::HOST_END),
             mtu: endpoint.mtu,
             settings: HOST_END,
         },

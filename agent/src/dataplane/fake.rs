@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::kernel::{Kernel, KernelError};
 use super::objects::{
-    Actual, ActualLink, Address, FdbEntry, LinkKind, LinkName, NeighbourKey, Route, Settings,
-    Settings6, is_ours,
+    Actual, ActualLink, Address, FdbEntry, ForeignLink, LinkKind, LinkName, NeighbourKey, Route,
+    Settings, Settings6, is_ours,
 };
 use super::plan::Op;
 use super::rivals::ForeignRoute;
@@ -175,6 +175,18 @@ impl World {
                 .map(|(key, mac)| (key.clone(), *mac))
                 .collect(),
             fdb: self.fdb.iter().filter(|e| ours(&e.link)).cloned().collect(),
+            foreign: self
+                .links
+                .iter()
+                .filter(|(name, _)| !ours(name))
+                .filter_map(|(name, link)| {
+                    let foreign = ForeignLink {
+                        index: link.index,
+                        forwarding: link.settings?.forwarding,
+                    };
+                    Some((name.clone(), foreign))
+                })
+                .collect(),
         }
     }
 
@@ -245,19 +257,30 @@ impl World {
                     self.remove_link(link);
                 }
             }
-            Op::CreateVxlan {
+            Op::CreateTunnel {
                 link,
-                vxlan,
+                kind,
                 mac,
                 mtu,
             } => {
-                let rival = |l: &ActualLink| matches!(&l.kind, LinkKind::Vxlan(v) if v.vni == vxlan.vni && v.port == vxlan.port);
+                let rival = |l: &ActualLink| match (&l.kind, kind) {
+                    (LinkKind::Vxlan(a), LinkKind::Vxlan(b)) => (a.vni, a.port) == (b.vni, b.port),
+                    (LinkKind::Ipip(a), LinkKind::Ipip(b)) => {
+                        (a.local, a.remote) == (b.local, b.remote)
+                    }
+                    _ => false,
+                };
                 if self.links.contains_key(link) || self.links.values().any(rival) {
                     return refused("File exists");
                 }
-                let new = self.add_link(link, LinkKind::Vxlan(*vxlan));
-                new.mac = Some(*mac);
+                let new = self.add_link(link, kind.clone());
+                new.mac = *mac;
                 new.mtu = *mtu;
+            }
+            Op::Forward { link } => {
+                if let Some(settings) = &mut self.link(link)?.settings {
+                    settings.forwarding = true;
+                }
             }
             Op::Configure { link, settings } => self.link(link)?.settings = Some(*settings),
             Op::RefuseRouterAdvertisements { link } => {

@@ -108,6 +108,8 @@ pub struct Expected {
     pub desired: Arc<Desired>,
     /// Our links by index, as the last dump found them.
     pub names: BTreeMap<u32, LinkName>,
+    /// The same of the links that are not ours and carry pods' packets as they are.
+    pub foreign: BTreeMap<u32, LinkName>,
 }
 
 /// Whether a hint is about somebody else's route into what is ours.
@@ -127,6 +129,19 @@ pub fn judge(hint: &Hint, expected: &Expected) -> Drift {
     let our = |index: &u32| expected.names.get(index);
     match hint {
         Hint::Resync => Drift::Broken,
+        // What changes about the underlay takes our routes there away without a word.
+        Hint::Link { index, name, .. }
+            if expected.foreign.contains_key(index) || desired.forwarding.contains(name) =>
+        {
+            Drift::Broken
+        }
+        Hint::Address { index, .. } if expected.foreign.contains_key(index) => Drift::Broken,
+        Hint::Settings {
+            index, forwarding, ..
+        } if expected.foreign.contains_key(index) => match forwarding {
+            Some(false) => Drift::Broken,
+            _ => Drift::None,
+        },
         Hint::Link { index, name, now } => judge_link(*index, name, now.as_deref(), expected),
         Hint::Address {
             index,
@@ -151,8 +166,9 @@ pub fn judge(hint: &Hint, expected: &Expected) -> Drift {
             gone,
         } => {
             let mut route = route.clone();
-            // A link that is not ours never makes a route a desired one.
-            route.link = index.map(|i| our(&i).cloned().unwrap_or_else(|| "".into()));
+            // Any other link never makes a route a desired one.
+            let known = |i: &u32| our(i).or_else(|| expected.foreign.get(i)).cloned();
+            route.link = index.map(|i| known(&i).unwrap_or_else(|| "".into()));
             judge_route(&route, *ours, *gone, desired)
         }
         Hint::Neighbour {
@@ -245,7 +261,7 @@ fn judge_link(index: u32, name: &LinkName, now: Option<&ActualLink>, expected: &
 pub fn is_right(want: &DesiredLink, is: &ActualLink) -> bool {
     is.up
         && is.kind == want.kind
-        && is.mac == Some(want.mac)
+        && (want.mac.is_none() || is.mac == want.mac)
         && is.mtu == want.mtu
         && is.settings == Some(want.settings)
         && is
@@ -303,6 +319,7 @@ mod tests {
         Expected {
             desired: Arc::new(BACKEND.desired(&Cluster::new().state(), &Default::default())),
             names: BTreeMap::from([(7, VXLAN_LINK.into())]),
+            foreign: BTreeMap::new(),
         }
     }
 
@@ -311,7 +328,7 @@ mod tests {
         ActualLink {
             index: 7,
             kind: want.kind.clone(),
-            mac: Some(want.mac),
+            mac: want.mac,
             mtu: want.mtu,
             up: true,
             settings: Some(want.settings),

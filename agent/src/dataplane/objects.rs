@@ -17,8 +17,17 @@ pub type LinkName = Arc<str>;
 /// The VXLAN link for an IPv4 underlay.
 pub const VXLAN_LINK: &str = "via.vx4";
 
+/// The IPIP link.
+pub const IPIP_LINK: &str = "via.ipip";
+
 /// The protocol number that marks a route as ours.
 pub const ROUTE_PROTOCOL: u8 = 87;
+
+/// Whether the link is, by its name, a tunnel of ours: one that belongs to the node and
+/// not to a pod.
+pub fn is_tunnel(link: &str) -> bool {
+    is_ours(link) && link.contains('.')
+}
 
 /// Whether a device of this name is ours.
 pub fn is_ours(link: &str) -> bool {
@@ -27,7 +36,7 @@ pub fn is_ours(link: &str) -> bool {
 
 /// Whether the link is, by its name, the host end of a pod.
 pub fn is_host_end(link: &str) -> bool {
-    is_ours(link) && !link.contains('.')
+    is_ours(link) && !is_tunnel(link)
 }
 
 /// What makes a VXLAN link that one; none of it can be changed later.
@@ -45,11 +54,26 @@ pub struct Vxlan {
     pub learning: bool,
 }
 
+/// What makes an IPIP link that one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipip {
+    /// The address that packets are sent from, and come to.
+    pub local: Option<Ipv4Addr>,
+    /// The one far end; with none, each route's next hop is it.
+    pub remote: Option<Ipv4Addr>,
+    /// The index of the device that it is bound to; ours are bound to none.
+    pub underlay: u32,
+    /// The time to live of what is sent; 0 takes over that of the packet inside.
+    pub ttl: u8,
+}
+
 /// The kind of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkKind {
     /// VXLAN.
     Vxlan(Vxlan),
+    /// IPv4 in IPv4.
+    Ipip(Ipip),
     /// One end of a veth pair.
     Veth,
     /// Any other, as the kernel names it.
@@ -80,11 +104,11 @@ pub struct Settings6 {
 /// advertisement and generate no address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredLink {
-    /// [`LinkKind::Vxlan`] is created when it is missing; a missing veth means that
-    /// the pod is gone.
+    /// Tunnels are created when they are missing; a missing veth means that the pod
+    /// is gone.
     pub kind: LinkKind,
-    /// Its MAC.
-    pub mac: MacAddr,
+    /// Its MAC, where that kind of link has one.
+    pub mac: Option<MacAddr>,
     /// Its MTU in bytes.
     pub mtu: u32,
     /// Its settings.
@@ -185,6 +209,15 @@ impl Route {
         }
     }
 
+    /// The same by a next hop that the kernel must find to be on the link.
+    pub fn via(self, via: Ipv4Addr) -> Self {
+        Self {
+            scope: Scope::Universe,
+            via: Some(via),
+            ..self
+        }
+    }
+
     /// The same by a next hop that is taken to be on the link.
     pub fn onlink_via(self, via: Ipv4Addr, source: Option<Ipv4Addr>) -> Self {
         Self {
@@ -274,11 +307,28 @@ pub struct Desired {
     pub neighbours: BTreeMap<NeighbourKey, MacAddr>,
     /// Forwarding entries: the underlay address of a MAC.
     pub fdb: BTreeMap<FdbKey, Ipv4Addr>,
+    /// Links that are not ours and by which pods' packets come in as they are: they
+    /// must forward. Nothing else about them is changed.
+    pub forwarding: BTreeSet<LinkName>,
+    /// Whether the node has an overlay address, so that pods can be wired once its
+    /// addresses and its own blocks' routes stand.
+    pub wires: bool,
     /// Whether what is missing here proves nothing, since records could not be
     /// read: then nothing is removed but what the ledger alone decides on.
     pub incomplete: bool,
     /// What was refused, one sentence each.
     pub refusals: Vec<String>,
+    /// Peers without a route because they are not adjacent, one sentence each.
+    pub not_adjacent: Vec<String>,
+}
+
+/// As much of a link that is not ours as concerns us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForeignLink {
+    /// Its index.
+    pub index: u32,
+    /// Whether IPv4 packets that come in here are forwarded.
+    pub forwarding: bool,
 }
 
 /// What is in the kernel of what is ours.
@@ -294,6 +344,8 @@ pub struct Actual {
     pub neighbours: BTreeMap<NeighbourKey, MacAddr>,
     /// Forwarding entries of our VXLAN links.
     pub fdb: BTreeSet<FdbEntry>,
+    /// The links that are not ours.
+    pub foreign: BTreeMap<LinkName, ForeignLink>,
 }
 
 #[cfg(test)]

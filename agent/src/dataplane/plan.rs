@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use viaduct_model::MacAddr;
 
-use super::objects::{Address, FdbEntry, LinkName, Route, RouteKind, Settings, Vxlan};
+use super::objects::{Address, FdbEntry, LinkKind, LinkName, Route, RouteKind, Settings};
 
 /// One change to one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,14 +17,14 @@ pub enum Op {
         /// Its index.
         index: u32,
     },
-    /// Creates a VXLAN link, down.
-    CreateVxlan {
+    /// Creates a tunnel's link, down.
+    CreateTunnel {
         /// Its name.
         link: LinkName,
         /// What it is.
-        vxlan: Vxlan,
-        /// Its MAC.
-        mac: MacAddr,
+        kind: LinkKind,
+        /// Its MAC, if it has one.
+        mac: Option<MacAddr>,
         /// Its MTU in bytes.
         mtu: u32,
     },
@@ -34,6 +34,11 @@ pub enum Op {
         link: LinkName,
         /// The settings.
         settings: Settings,
+    },
+    /// Makes a link that is not ours forward, and changes nothing else about it.
+    Forward {
+        /// Its name.
+        link: LinkName,
     },
     /// Makes a link believe no router advertisement.
     RefuseRouterAdvertisements {
@@ -99,8 +104,9 @@ impl Op {
     pub fn link(&self) -> Option<&LinkName> {
         match self {
             Op::RemoveLink { link, .. }
-            | Op::CreateVxlan { link, .. }
+            | Op::CreateTunnel { link, .. }
             | Op::Configure { link, .. }
+            | Op::Forward { link }
             | Op::RefuseRouterAdvertisements { link }
             | Op::GenerateNoAddress { link }
             | Op::SetLink { link, .. }
@@ -119,11 +125,17 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Op::RemoveLink { link, .. } => write!(f, "link {link} to be removed"),
-            Op::CreateVxlan { link, vxlan, .. } => write!(
-                f,
-                "link {link} to be created (VXLAN, VNI {}, port {})",
-                vxlan.vni, vxlan.port
-            ),
+            Op::CreateTunnel { link, kind, .. } => {
+                write!(f, "link {link} to be created")?;
+                match kind {
+                    LinkKind::Vxlan(vxlan) => {
+                        write!(f, " (VXLAN, VNI {}, port {})", vxlan.vni, vxlan.port)
+                    }
+                    LinkKind::Ipip(_) => f.write_str(" (IPIP)"),
+                    LinkKind::Veth | LinkKind::Other(_) => Ok(()),
+                }
+            }
+            Op::Forward { link } => write!(f, "link {link} to forward"),
             Op::Configure { link, settings } => write!(
                 f,
                 "settings of link {link} to be forwarding={}, rp_filter={}, proxy_arp={}",

@@ -118,6 +118,7 @@ impl Reconciler {
             warn_of_new(&report.problems, &outcome.problems);
             warn_of_new(&report.refusals, &outcome.refusals);
             warn_of_new(&report.conflicts, &outcome.conflicts);
+            warn_of_new(&report.not_adjacent, &outcome.not_adjacent);
             if outcome.verified && !report.verified {
                 tracing::info!(applied = outcome.applied, "the kernel is as it should be");
             }
@@ -131,6 +132,7 @@ impl Reconciler {
             report.problems = outcome.problems;
             report.refusals = outcome.refusals;
             report.conflicts = outcome.conflicts;
+            report.not_adjacent = outcome.not_adjacent;
             report.repairs += outcome.repaired;
             let told = *report != before;
             // A count alone is no news.

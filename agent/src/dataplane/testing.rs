@@ -1,5 +1,6 @@
 //! Builders for tests: a small cluster and its endpoints.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub(crate) struct Cluster {
     pub(crate) local: LocalNode,
     /// What the records say.
     pub(crate) view: ClusterView,
+    /// Whom the kernel finds on the underlay's link.
+    pub(crate) on_link: BTreeSet<Ipv4Addr>,
 }
 
 fn name(text: &str) -> NodeName {
@@ -46,19 +49,44 @@ impl Cluster {
                 networks: vec![cidr("192.168.64.0/24")],
                 mtu: 1500,
             },
-            vni: 1,
-            port: 8472,
-            vtep_mac: MacAddr::for_vtep(&name("a")),
+            carrier: Backend::Vxlan {
+                vni: 1,
+                port: 8472,
+                vtep_mac: MacAddr::for_vtep(&name("a")),
+            },
+            direct_routing: false,
             mtu: 1450,
             overlay: Some(Ipv4Addr::new(10, 64, 0, 0)),
         };
         let mut cluster = Self {
             local,
             view: ClusterView::default(),
+            on_link: BTreeSet::new(),
         };
         cluster.block("10.64.0.0/26", "a");
         cluster.peer("b", 1);
         cluster
+    }
+
+    /// The same nodes with another backend.
+    pub(crate) fn of(backend: &crate::backend::Backend) -> Self {
+        let mut cluster = Self::new();
+        let tuning = crate::backend::Tuning { vni: 1, port: 8472 };
+        cluster.local.carrier = (backend.carrier)(&name("a"), &tuning);
+        cluster.local.mtu = cluster.local.underlay.mtu - backend.overhead;
+        cluster.view.nodes.clear();
+        cluster.peer("b", 1);
+        cluster
+    }
+
+    /// Puts a peer on this node's own network, as host number `n`.
+    pub(crate) fn adjoin(&mut self, peer: &str, n: u8) {
+        let address = Ipv4Addr::new(192, 168, 64, n);
+        let networks = self.local.underlay.networks.clone();
+        let node = self.node(peer);
+        node.underlay.v4 = Some(address);
+        node.underlay_networks = networks;
+        self.on_link.insert(address);
     }
 
     /// A peer with number `n`, its block and its overlay address.
@@ -72,13 +100,16 @@ impl Cluster {
                 v6: None,
             },
             underlay_networks: Vec::new(),
-            backend: Backend::Vxlan {
-                vni: 1,
-                port: 8472,
-                vtep_mac: MacAddr::for_vtep(&name(peer)),
+            backend: match self.local.carrier {
+                Backend::Vxlan { vni, port, .. } => Backend::Vxlan {
+                    vni,
+                    port,
+                    vtep_mac: MacAddr::for_vtep(&name(peer)),
+                },
+                ref other => other.clone(),
             },
             overlay: Default::default(),
-            mtu: 1450,
+            mtu: self.local.mtu,
             labels: Default::default(),
             extra: Default::default(),
         };
@@ -123,6 +154,7 @@ impl Cluster {
         NodeState {
             local: self.local.clone(),
             view: Arc::new(self.view.clone()),
+            on_link: Arc::new(self.on_link.clone()),
         }
     }
 }

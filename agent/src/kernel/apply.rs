@@ -108,12 +108,17 @@ fn prepare(op: &Op, indices: &Indices) -> Result<Step, KernelError> {
     let maybe = |link: &Option<LinkName>| link.as_ref().map(of).transpose();
     Ok(Step::Send(match op {
         Op::RemoveLink { index, .. } => encode::remove_link(*index),
-        Op::CreateVxlan {
+        Op::CreateTunnel {
             link,
-            vxlan,
+            kind,
             mac,
             mtu,
-        } => return Ok(Step::Create(encode::create_vxlan(link, vxlan, *mac, *mtu))),
+        } => {
+            return encode::create_tunnel(link, kind, *mac, *mtu)
+                .map(Step::Create)
+                .ok_or_else(|| KernelError::Refused("it is no tunnel".to_owned()));
+        }
+        Op::Forward { link } => encode::forward(of(link)?),
         Op::RefuseRouterAdvertisements { link } => {
             of(link)?;
             return Ok(Step::File);

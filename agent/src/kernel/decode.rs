@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoIpTunnel, InfoKind, InfoVxlan,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -18,8 +18,8 @@ use netlink_packet_route::route::{
 use viaduct_model::{Cidr, MacAddr};
 
 use crate::dataplane::objects::{
-    ActualLink, LinkKind, LinkName, ROUTE_PROTOCOL, Route, RouteKind, Scope, Settings, Settings6,
-    Vxlan,
+    ActualLink, ForeignLink, Ipip, LinkKind, LinkName, ROUTE_PROTOCOL, Route, RouteKind, Scope,
+    Settings, Settings6, Vxlan,
 };
 
 /// `addr_gen_mode` "none" of `linux/if_link.h`.
@@ -78,6 +78,11 @@ fn kind(info: &[LinkInfo]) -> LinkKind {
             LinkInfo::Kind(InfoKind::Veth) => return LinkKind::Veth,
             LinkInfo::Kind(other) => kind = LinkKind::Other(other.to_string()),
             LinkInfo::Data(InfoData::Vxlan(data)) => return LinkKind::Vxlan(vxlan(data)),
+            LinkInfo::Data(InfoData::IpTunnel(data))
+                if kind == LinkKind::Other(InfoKind::IpIp.to_string()) =>
+            {
+                return LinkKind::Ipip(ipip(data));
+            }
             _ => {}
         }
     }
@@ -103,6 +108,53 @@ fn vxlan(data: &[InfoVxlan]) -> Vxlan {
         }
     }
     vxlan
+}
+
+fn ipip(data: &[InfoIpTunnel]) -> Ipip {
+    let mut ipip = Ipip {
+        local: None,
+        remote: None,
+        underlay: 0,
+        ttl: 0,
+    };
+    // The kernel shows what is not set as 0.0.0.0.
+    let set = |address: &IpAddr| match address {
+        IpAddr::V4(address) if !address.is_unspecified() => Some(*address),
+        _ => None,
+    };
+    for part in data {
+        match part {
+            InfoIpTunnel::Local(address) => ipip.local = set(address),
+            InfoIpTunnel::Remote(address) => ipip.remote = set(address),
+            InfoIpTunnel::Link(index) => ipip.underlay = *index,
+            InfoIpTunnel::Ttl(ttl) => ipip.ttl = *ttl,
+            _ => {}
+        }
+    }
+    ipip
+}
+
+/// As much of a link that is not ours as concerns us; `None` if it has no IPv4.
+pub(super) fn foreign_link(message: &LinkMessage) -> Option<ForeignLink> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::AfSpecUnspec(families) => Some(families),
+            _ => None,
+        })?
+        .iter()
+        .find_map(|family| match family {
+            AfSpecUnspec::Inet(parts) => parts.iter().find_map(|part| match part {
+                AfSpecInet::DevConf(conf) => Some(conf.forwarding != 0),
+                _ => None,
+            }),
+            _ => None,
+        })
+        .map(|forwarding| ForeignLink {
+            index: message.header.index,
+            forwarding,
+        })
 }
 
 fn settings(families: &[AfSpecUnspec], link: &mut ActualLink) {

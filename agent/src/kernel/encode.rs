@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan,
-    LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoIpTunnel, InfoKind,
+    InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -15,12 +15,12 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
     RouteType,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage as Message};
 use viaduct_model::MacAddr;
 
 use super::Request;
 use crate::dataplane::objects::{
-    Address, FdbEntry, ROUTE_PROTOCOL, Route, RouteKind, Scope, Settings, Vxlan,
+    Address, FdbEntry, Ipip, LinkKind, ROUTE_PROTOCOL, Route, RouteKind, Scope, Settings, Vxlan,
 };
 
 pub(super) fn remove_link(index: u32) -> Request {
@@ -33,7 +33,37 @@ fn link(index: u32) -> LinkMessage {
     message
 }
 
-pub(super) fn create_vxlan(name: &str, vxlan: &Vxlan, mac: MacAddr, mtu: u32) -> Request {
+/// `None` for a kind that is not a tunnel of ours.
+pub(super) fn create_tunnel(
+    name: &str,
+    kind: &LinkKind,
+    mac: Option<MacAddr>,
+    mtu: u32,
+) -> Option<Request> {
+    let info = match kind {
+        LinkKind::Vxlan(vxlan) => vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(vxlan_data(vxlan))),
+        ],
+        LinkKind::Ipip(ipip) => vec![
+            LinkInfo::Kind(InfoKind::IpIp),
+            LinkInfo::Data(InfoData::IpTunnel(ipip_data(ipip))),
+        ],
+        LinkKind::Veth | LinkKind::Other(_) => return None,
+    };
+    let mut message = link(0);
+    message.attributes = vec![LinkAttribute::IfName(name.into()), LinkAttribute::Mtu(mtu)];
+    message
+        .attributes
+        .extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    message.attributes.push(LinkAttribute::LinkInfo(info));
+    Some(Request::new(
+        Message::NewLink(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+    ))
+}
+
+fn vxlan_data(vxlan: &Vxlan) -> Vec<InfoVxlan> {
     let mut data = vec![
         InfoVxlan::Id(vxlan.vni),
         InfoVxlan::Port(vxlan.port),
@@ -43,17 +73,25 @@ pub(super) fn create_vxlan(name: &str, vxlan: &Vxlan, mac: MacAddr, mtu: u32) ->
     if vxlan.underlay != 0 {
         data.push(InfoVxlan::Link(vxlan.underlay));
     }
-    let mut message = link(0);
-    message.attributes = vec![
-        LinkAttribute::IfName(name.into()),
-        LinkAttribute::Address(mac.0.to_vec()),
-        LinkAttribute::Mtu(mtu),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Vxlan),
-            LinkInfo::Data(InfoData::Vxlan(data)),
-        ]),
+    data
+}
+
+fn ipip_data(ipip: &Ipip) -> Vec<InfoIpTunnel> {
+    let mut data = vec![
+        InfoIpTunnel::Protocol(IpProtocol::Ipip),
+        InfoIpTunnel::Ttl(ipip.ttl),
+        // Packets are never fragmented on the underlay; who sends too long ones is told.
+        InfoIpTunnel::PMtuDisc(true),
     ];
-    Request::new(Message::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+    data.extend(ipip.local.map(|local| InfoIpTunnel::Local(local.into())));
+    data.extend(
+        ipip.remote
+            .map(|remote| InfoIpTunnel::Remote(remote.into())),
+    );
+    if ipip.underlay != 0 {
+        data.push(InfoIpTunnel::Link(ipip.underlay));
+    }
+    data
 }
 
 pub(super) fn set_link(index: u32, mac: Option<MacAddr>, mtu: Option<u32>) -> Request {
@@ -74,13 +112,22 @@ const CONF_PROXY_ARP: u16 = 3;
 const CONF_RP_FILTER: u16 = 8;
 
 pub(super) fn configure(index: u32, settings: &Settings) -> Request {
-    // By hand, since the crate's own form leaves out every zero.
-    let mut conf = Vec::with_capacity(24);
-    for (entry, value) in [
+    let conf = [
         (CONF_FORWARDING, u32::from(settings.forwarding)),
         (CONF_PROXY_ARP, u32::from(settings.proxy_arp)),
         (CONF_RP_FILTER, u32::from(settings.rp_filter)),
-    ] {
+    ];
+    set_conf(index, &conf)
+}
+
+pub(super) fn forward(index: u32) -> Request {
+    set_conf(index, &[(CONF_FORWARDING, 1)])
+}
+
+fn set_conf(index: u32, entries: &[(u16, u32)]) -> Request {
+    // By hand, since the crate's own form leaves out every zero.
+    let mut conf = Vec::with_capacity(8 * entries.len());
+    for (entry, value) in entries {
         conf.extend(8u16.to_ne_bytes());
         conf.extend(entry.to_ne_bytes());
         conf.extend(value.to_ne_bytes());

@@ -8,6 +8,7 @@ mod apply;
 mod decode;
 mod encode;
 pub mod error;
+pub mod link_type;
 pub mod monitor;
 pub mod options;
 mod read;
@@ -16,6 +17,7 @@ pub mod survey;
 pub mod veth;
 
 pub use error::NetlinkError;
+pub use link_type::LinkType;
 pub use monitor::Monitor;
 pub use socket::{NetlinkSocket, Request};
 

@@ -53,7 +53,11 @@ fn links(socket: &mut NetlinkSocket, actual: &mut Actual) -> Result<Names, Netli
             names.insert(link.index, name.clone());
             actual.links.insert(name, link);
         } else {
-            names.insert(message.header.index, name.into());
+            let name: LinkName = name.into();
+            names.insert(message.header.index, name.clone());
+            actual
+                .foreign
+                .extend(decode::foreign_link(&message).map(|link| (name, link)));
         }
     }
     Ok(names)

@@ -1,14 +1,17 @@
-//! What this network namespace offers as an underlay, read once at start.
+//! What this network namespace offers as an underlay, read by the
+//! steward at the start and whenever something about it may have changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{NetlinkError, NetlinkSocket};
+use super::{NetlinkError, NetlinkSocket, Request};
 use crate::underlay::{DefaultRoute, Survey, SurveyedAddress, SurveyedLink};
 
 /// `IFA_F_SECONDARY` (linux/if_addr.h): an address that follows another's prefix.
@@ -52,6 +55,51 @@ pub fn survey(socket: &mut NetlinkSocket) -> Result<Survey, NetlinkError> {
             })
             .collect(),
     })
+}
+
+/// Which of `addresses` the kernel would send to over the link with this index without a
+/// next hop. It is the kernel's own look-up, so that rules and other tables count.
+///
+/// # Errors
+/// What the socket suffers; that there is no route is no error.
+pub fn on_link(
+    socket: &mut NetlinkSocket,
+    index: u32,
+    addresses: impl IntoIterator<Item = Ipv4Addr>,
+) -> Result<BTreeSet<Ipv4Addr>, NetlinkError> {
+    let mut found = BTreeSet::new();
+    for address in addresses {
+        let mut ask = RouteMessage::default();
+        ask.header.address_family = AddressFamily::Inet;
+        ask.header.destination_prefix_length = 32;
+        ask.attributes
+            .push(RouteAttribute::Destination(RouteAddress::Inet(address)));
+        let answers = match socket.request(Request::new(RouteNetlinkMessage::GetRoute(ask), 0)) {
+            Ok(answers) => answers,
+            Err(error) if error.refusal().is_some() => continue,
+            Err(error) => return Err(error),
+        };
+        if answers.iter().any(|answer| leads_over(answer, index)) {
+            found.insert(address);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a looked-up route leads over that link and to nobody else on it.
+fn leads_over(answer: &RouteNetlinkMessage, index: u32) -> bool {
+    let RouteNetlinkMessage::NewRoute(route) = answer else {
+        return false;
+    };
+    let mut over = false;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) => over = *oif == index,
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => return false,
+            _ => {}
+        }
+    }
+    over && route.header.kind == RouteType::Unicast
 }
 
 /// The source address that the kernel would use towards `target`; sends nothing.
@@ -178,6 +226,14 @@ mod tests {
         let survey = survey(&mut NetlinkSocket::open().unwrap()).unwrap();
         let loopback = survey.links.iter().find(|l| l.name == "lo").unwrap();
         assert!(loopback.loopback);
+    }
+
+    #[test]
+    fn nobody_is_on_link_on_the_loopback() {
+        let mut socket = NetlinkSocket::open().unwrap();
+        // The route to oneself is of type local.
+        let found = on_link(&mut socket, 1, ["127.0.0.1".parse().unwrap()]).unwrap();
+        assert!(found.is_empty(), "{found:?}");
     }
 
     #[test]

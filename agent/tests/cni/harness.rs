@@ -24,7 +24,7 @@ use viaduct_agent::kernel::NetlinkKernel;
 use viaduct_agent::state::{DataplaneReport, LocalNode, NodeState, UnderlayLink};
 use viaduct_cni::frame::{self, HEADER};
 use viaduct_cni::protocol::{PROTOCOL, Reply, Request, Verb, Wired};
-use viaduct_model::{AttachmentId, Block, Cidr, ClusterView, MacAddr};
+use viaduct_model::{AttachmentId, Block, Cidr, ClusterView};
 
 /// Runs this one test again as root of a user and network namespace. True in that
 /// inner run.
@@ -240,9 +240,8 @@ pub(crate) fn node_state() -> NodeState {
                 networks: Vec::new(),
                 mtu: 1500,
             },
-            vni: 1,
-            port: 8472,
-            vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            carrier: viaduct_model::Backend::HostGw,
+            direct_routing: false,
             mtu: 1450,
             overlay: Some([10, 64, 0, 0].into()),
         },
@@ -250,6 +249,7 @@ pub(crate) fn node_state() -> NodeState {
             blocks: BTreeMap::from([(cidr, block)]),
             ..ClusterView::default()
         }),
+        on_link: Default::default(),
     }
 }
 

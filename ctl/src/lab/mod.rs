@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use viaduct_lab::{Datastore, LabOptions};
+use viaduct_lab::{Backend, Datastore, LabOptions};
 
 /// What `--datastore` means to the lab, for its help.
 const DATASTORE_HELP: &str = "\
@@ -26,16 +26,16 @@ pub(crate) enum Verb {
     Demo(DemoArgs),
     /// Bring a lab up and leave it running in the background
     #[command(after_help = DATASTORE_HELP)]
-    Up(SizeArgs),
+    Up(LabArgs),
     /// Run a program in a node or a pod of the lab that is up
     Exec(ExecArgs),
     /// Take down the lab that is up
     Down,
 }
 
-/// How large the lab is.
+/// How large the lab is, and how its nodes carry pod traffic.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct SizeArgs {
+pub(crate) struct LabArgs {
     /// Nodes in the lab
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u16).range(1..=200))]
@@ -44,12 +44,23 @@ pub(crate) struct SizeArgs {
     #[arg(long, value_name = "M", default_value_t = 2,
           value_parser = clap::value_parser!(u16).range(0..=100))]
     pods: u16,
+    /// How pod traffic crosses the underlay: vxlan, ipip or host-gw
+    #[arg(long, value_name = "BACKEND", default_value = "vxlan", value_parser = parse_backend)]
+    backend: Backend,
+    /// With vxlan and ipip: nodes on one network, as all of a lab are, use plain routes
+    #[arg(long)]
+    direct_routing: bool,
+}
+
+fn parse_backend(text: &str) -> Result<Backend, String> {
+    text.parse()
+        .map_err(|error: viaduct_model::Invalid| format!("allowed: {}", error.allowed))
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     #[command(flatten)]
-    size: SizeArgs,
+    lab: LabArgs,
     /// Leave the lab running in the background
     #[arg(long)]
     keep: bool,
@@ -75,16 +86,18 @@ pub(crate) fn run(verb: Verb, datastore: Option<&str>, etcd_prefix: &str) -> Exi
             return ExitCode::from(2);
         }
     };
-    let options = |size: &SizeArgs| LabOptions {
-        nodes: size.nodes.into(),
-        pods: size.pods.into(),
+    let options = |lab: &LabArgs| LabOptions {
+        nodes: lab.nodes.into(),
+        pods: lab.pods.into(),
+        backend: lab.backend,
+        direct_routing: lab.direct_routing,
         datastore,
         etcd_prefix: etcd_prefix.to_owned(),
         ..LabOptions::default()
     };
     let outcome = match verb {
         Verb::Demo(args) => {
-            let options = options(&args.size);
+            let options = options(&args.lab);
             let work = |control| demo::run(options, control, args.keep);
             return if args.keep {
                 background::start(work)
@@ -92,8 +105,8 @@ pub(crate) fn run(verb: Verb, datastore: Option<&str>, etcd_prefix: &str) -> Exi
                 viaduct_lab::enter(work)
             };
         }
-        Verb::Up(size) => {
-            let options = options(&size);
+        Verb::Up(args) => {
+            let options = options(&args);
             return background::start(|control| demo::up(options, control));
         }
         Verb::Exec(args) => exec::run(&args.place, &args.program),

@@ -24,7 +24,7 @@ pub(crate) fn tables(matrix: &Matrix) -> String {
             &beyond,
             "TCP 1 MB",
             "SOURCE",
-            "VXLAN PACKETS",
+            &format!("{} PACKETS", matrix.carriage.name().to_uppercase()),
         ],
         &pods,
     );
@@ -34,11 +34,12 @@ pub(crate) fn tables(matrix: &Matrix) -> String {
     );
     format!(
         "{pods}\n{nodes}\n\
-         On the underlay: {} packets of pods in VXLAN, {}.\n\
+         On the underlay: {} packets of pods {}, {}.\n\
          Agents: {}.\n",
-        matrix.seen.vxlan_packets(),
+        matrix.carried(),
+        matrix.carriage.clause(),
         match &matrix.wire {
-            Ok(()) => "none without",
+            Ok(()) => matrix.carriage.no_other(),
             Err(_) => "FAILED",
         },
         match &matrix.capabilities {

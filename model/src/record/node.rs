@@ -74,6 +74,10 @@ pub enum Backend {
         /// The MAC of this node's VTEP.
         vtep_mac: MacAddr,
     },
+    /// IPv4 in IPv4 (RFC 2003).
+    Ipip,
+    /// Plain routes by the nodes' underlay addresses.
+    HostGw,
 }
 
 impl Backend {
@@ -81,6 +85,8 @@ impl Backend {
     pub fn name(&self) -> &'static str {
         match self {
             Backend::Vxlan { .. } => "vxlan",
+            Backend::Ipip => "ipip",
+            Backend::HostGw => "host-gw",
         }
     }
 }
@@ -127,7 +133,7 @@ impl Record for Node {
                 vtep_mac.to_string(),
                 "a unicast MAC that is not all zero",
             ),
-            Backend::Vxlan { .. } => Ok(()),
+            Backend::Vxlan { .. } | Backend::Ipip | Backend::HostGw => Ok(()),
         }
     }
 }
@@ -150,6 +156,18 @@ mod tests {
         });
         change(&mut json);
         serde_json::from_value::<Node>(json).unwrap().validate("n")
+    }
+
+    #[test]
+    fn backends_without_parameters_are_their_name_alone() {
+        for (backend, text) in [
+            (Backend::Ipip, r#"{"type":"ipip"}"#),
+            (Backend::HostGw, r#"{"type":"host-gw"}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&backend).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Backend>(text).unwrap(), backend);
+            assert!(text.contains(backend.name()));
+        }
     }
 
     #[test]

@@ -211,7 +211,7 @@ impl Lab {
     pub fn new_node(&self) -> Result<Arc<Node>> {
         let number = self.nodes().len() + 1;
         let mut args = store_flags(&self.store, &self.options);
-        args.extend(["--backend".to_owned(), "vxlan".to_owned()]);
+        args.extend(self.options.backend_flags());
         args.extend_from_slice(&self.options.agent_args);
         let node = Arc::new(Node::create(
             &format!("n{number}"),

@@ -37,7 +37,7 @@ pub use isolate::{Stage, enter, enter_as};
 pub use lab::Lab;
 pub use matrix::Matrix;
 pub use node::Node;
-pub use options::{Datastore, LabOptions};
+pub use options::{Backend, Carriage, Datastore, LabOptions};
 pub use pod::Pod;
 pub use probe::{Capture, Echo, Payload, Seen, Transfer};
 pub use store::StoreServer;

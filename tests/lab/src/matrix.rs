@@ -1,6 +1,7 @@
-//! The proof: everybody reaches everybody, whole, unchanged and through VXLAN.
+//! The proof: everybody reaches everybody, whole, unchanged and in the way that the
+//! backend is to carry it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::lab::Lab;
+use crate::options::Carriage;
 use crate::pod::Pod;
 use crate::privilege;
 use crate::probe::{self, Capture, Echo, Payload, Seen};
@@ -39,8 +41,8 @@ pub struct PodPair {
     pub tcp: Verdict,
     /// That the server saw the pod's own address.
     pub source: Verdict,
-    /// Packets of this direction in VXLAN on the underlay; `None` when both pods
-    /// are on one node, and none are due.
+    /// Packets of this direction on the underlay in the backend's way; `None` when both
+    /// pods are on one node, and none are due.
     pub on_wire: Option<u64>,
 }
 
@@ -68,7 +70,9 @@ pub struct Matrix {
     pub nodes: Vec<NodeToPod>,
     /// What was on the underlay meanwhile.
     pub seen: Seen,
-    /// That pods' packets were on the underlay in VXLAN, and never without.
+    /// How pods' packets are to cross the underlay.
+    pub carriage: Carriage,
+    /// That they crossed it that way, and never in another.
     pub wire: Verdict,
     /// That every agent holds `CAP_NET_ADMIN` and nothing else.
     pub capabilities: Verdict,
@@ -112,30 +116,52 @@ impl Matrix {
             node_to_pod(node.name(), node.netns(), &pods[*pod], server, &payload)
         });
         let seen = capture.stop()?;
+        let carriage = lab.options().carriage();
         let capabilities = verdict(capabilities(lab));
-        Ok(Self::of(mtu, found, from_nodes, seen, capabilities))
+        Ok(Self::of(
+            mtu,
+            carriage,
+            found,
+            from_nodes,
+            seen,
+            capabilities,
+        ))
     }
 
     /// Puts together what was tried, here or elsewhere, while `seen` was on the
     /// underlay.
     pub fn of(
         mtu: u32,
+        carriage: Carriage,
         mut pods: Vec<PodPair>,
         nodes: Vec<NodeToPod>,
         seen: Seen,
         capabilities: Verdict,
     ) -> Self {
         for pair in &mut pods {
-            pair.on_wire = on_wire(&seen, &pair.from, &pair.to);
+            pair.on_wire = on_wire(&seen, carriage, &pair.from, &pair.to);
         }
         Self {
             mtu,
-            wire: verdict(check_wire(&seen, &pods)),
+            carriage,
+            wire: verdict(check_wire(&seen, carriage, &pods)),
             pods,
             nodes,
             seen,
             capabilities,
         }
+    }
+
+    /// Pods' packets that crossed the underlay in the backend's way.
+    pub fn carried(&self) -> u64 {
+        let pods: Vec<IpAddr> = self.pods.iter().map(|pair| pair.to.ip).collect();
+        let of_pods = |ip: &Ipv4Addr| pods.contains(&IpAddr::V4(*ip));
+        self.seen
+            .carried(self.carriage)
+            .iter()
+            .filter(|((source, destination), _)| of_pods(source) || of_pods(destination))
+            .map(|(_, packets)| packets)
+            .sum()
     }
 
     /// Everything that failed, one line each.
@@ -222,34 +248,43 @@ pub fn pod_pair(from: &Pod, to: &Pod, server: SocketAddr, mtu: u32, payload: &Pa
     }
 }
 
-/// Packets of one direction in VXLAN; `None` between pods of one node.
-fn on_wire(seen: &Seen, from: &Pod, to: &Pod) -> Option<u64> {
+/// Packets of one direction; `None` between pods of one node.
+fn on_wire(seen: &Seen, carriage: Carriage, from: &Pod, to: &Pod) -> Option<u64> {
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.ip, to.ip) else {
         return None;
     };
     (from.node != to.node).then(|| {
-        seen.inside
+        seen.carried(carriage)
             .get(&(source, destination))
             .copied()
             .unwrap_or_default()
     })
 }
 
-fn check_wire(seen: &Seen, pairs: &[PodPair]) -> Result<()> {
+fn check_wire(seen: &Seen, carriage: Carriage, pairs: &[PodPair]) -> Result<()> {
     if let Some(pair) = pairs.iter().find(|pair| pair.on_wire == Some(0)) {
         anyhow::bail!(
-            "no packet from {} to {} was seen in VXLAN",
+            "no packet from {} to {} was seen ({})",
             pair.from.name,
-            pair.to.name
+            pair.to.name,
+            carriage.name()
         );
     }
-    let is_pod = |ip: std::net::Ipv4Addr| pairs.iter().any(|pair| pair.from.ip == IpAddr::V4(ip));
-    if let Some((source, destination)) = seen
-        .bare
-        .keys()
-        .find(|(source, destination)| is_pod(*source) || is_pod(*destination))
-    {
-        anyhow::bail!("a packet {source} -> {destination} was on the underlay without VXLAN");
+    let is_pod = |ip: &Ipv4Addr| pairs.iter().any(|pair| pair.from.ip == IpAddr::V4(*ip));
+    for other in [Carriage::Vxlan, Carriage::Ipip, Carriage::Plain] {
+        if other == carriage {
+            continue;
+        }
+        let mut seen = seen.carried(other).keys();
+        if let Some((source, destination)) =
+            seen.find(|(source, destination)| is_pod(source) || is_pod(destination))
+        {
+            anyhow::bail!(
+                "a packet {source} -> {destination} crossed the underlay {}, not {}",
+                other.name(),
+                carriage.name()
+            );
+        }
     }
     Ok(())
 }

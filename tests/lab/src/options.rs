@@ -21,6 +21,11 @@ pub struct LabOptions {
     pub etcd_prefix: String,
     /// The pool that the controller bootstraps (`--pool`); none when absent.
     pub pool: Option<String>,
+    /// How pod traffic crosses the underlay (`--backend`).
+    pub backend: Backend,
+    /// Whether adjacent nodes, as all are in a lab, reach each other by plain routes
+    /// (`--direct-routing`).
+    pub direct_routing: bool,
     /// More arguments for every agent.
     pub agent_args: Vec<String>,
     /// More arguments for the controller.
@@ -39,6 +44,8 @@ impl Default for LabOptions {
             datastore: Datastore::Sqlite,
             etcd_prefix: "/viaduct".to_owned(),
             pool: Some("10.64.0.0/16".to_owned()),
+            backend: Backend::Vxlan,
+            direct_routing: false,
             agent_args: Vec::new(),
             controller_args: Vec::new(),
             env: Vec::new(),
@@ -58,7 +65,110 @@ impl LabOptions {
             "--nodes {} is not allowed: the lab's underlay 172.29.0.0/24 holds up to {MAX_NODES}",
             self.nodes
         );
+        ensure!(
+            !(self.direct_routing && self.backend == Backend::HostGw),
+            "--direct-routing is not allowed with --backend host-gw, which always routes directly"
+        );
         Ok(())
+    }
+
+    /// How pods' packets are to cross the underlay.
+    pub fn carriage(&self) -> Carriage {
+        if self.direct_routing {
+            Carriage::Plain
+        } else {
+            self.backend.carriage()
+        }
+    }
+
+    /// The agents' flags that choose it.
+    pub fn backend_flags(&self) -> Vec<String> {
+        let mut flags = vec!["--backend".to_owned(), self.backend.name().to_owned()];
+        if self.direct_routing {
+            flags.push("--direct-routing".to_owned());
+        }
+        flags
+    }
+}
+
+/// A backend of the agents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// VXLAN.
+    Vxlan,
+    /// IPv4 in IPv4.
+    Ipip,
+    /// Plain routes.
+    HostGw,
+}
+
+impl Backend {
+    /// The name as `--backend` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Vxlan => "vxlan",
+            Backend::Ipip => "ipip",
+            Backend::HostGw => "host-gw",
+        }
+    }
+
+    /// How pods' packets cross the underlay, but for direct routing.
+    pub fn carriage(self) -> Carriage {
+        match self {
+            Backend::Vxlan => Carriage::Vxlan,
+            Backend::Ipip => Carriage::Ipip,
+            Backend::HostGw => Carriage::Plain,
+        }
+    }
+}
+
+impl FromStr for Backend {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        [Backend::Vxlan, Backend::Ipip, Backend::HostGw]
+            .into_iter()
+            .find(|backend| backend.name() == text)
+            .ok_or_else(|| Invalid::new("flag", "--backend", text, "vxlan, ipip or host-gw"))
+    }
+}
+
+/// How pods' packets cross the underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carriage {
+    /// In VXLAN.
+    Vxlan,
+    /// In another IPv4 header.
+    Ipip,
+    /// As they are.
+    Plain,
+}
+
+impl Carriage {
+    /// The word for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Carriage::Vxlan => "VXLAN",
+            Carriage::Ipip => "IPIP",
+            Carriage::Plain => "plain",
+        }
+    }
+
+    /// What stands behind "packets of pods", for people.
+    pub fn clause(self) -> &'static str {
+        match self {
+            Carriage::Vxlan => "in VXLAN",
+            Carriage::Ipip => "in IPIP",
+            Carriage::Plain => "without a tunnel",
+        }
+    }
+
+    /// What stands behind that when there was no other packet of pods.
+    pub fn no_other(self) -> &'static str {
+        match self {
+            Carriage::Vxlan | Carriage::Ipip => "none without",
+            Carriage::Plain => "none in one",
+        }
     }
 }
 
@@ -115,6 +225,24 @@ impl FromStr for Datastore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn backends_say_how_packets_cross() {
+        let carriage = |backend: &str, direct_routing| {
+            let options = LabOptions {
+                backend: backend.parse().unwrap(),
+                direct_routing,
+                ..LabOptions::default()
+            };
+            options.check().map(|()| options.carriage())
+        };
+        assert_eq!(carriage("vxlan", false).unwrap(), Carriage::Vxlan);
+        assert_eq!(carriage("ipip", false).unwrap(), Carriage::Ipip);
+        assert_eq!(carriage("ipip", true).unwrap(), Carriage::Plain);
+        assert_eq!(carriage("host-gw", false).unwrap(), Carriage::Plain);
+        assert!(carriage("host-gw", true).is_err());
+        assert_eq!("gre".parse::<Backend>().unwrap_err().field, "--backend");
+    }
 
     #[test]
     fn datastores_are_told_apart() {

@@ -27,7 +27,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
     let clock = Clock::start();
     clock.tell(&format!(
         "{}: switching on three nodes and a machine for etcd and the controller",
-        args.backend
+        args.backend.name()
     ));
     let scene = Scene::up(args)?;
     let outcome = play(&scene, &clock);
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
     }
     outcome?;
     scene.down()?;
-    clock.tell(&format!("{}: everything works", args.backend));
+    clock.tell(&format!("{}: everything works", args.backend.name()));
     Ok(())
 }
 

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use viaduct_lab::Backend;
 
 /// Runs Viaduct in virtual machines: emulated, on loopback, gone afterwards.
 #[derive(Debug, Parser)]
@@ -67,8 +68,13 @@ struct ClusterArgs {
     #[command(flatten)]
     image: ImageArgs,
     /// What the agents are given as --backend
-    #[arg(long)]
-    backend: String,
+    #[arg(long, value_parser = parse_backend)]
+    backend: Backend,
+}
+
+fn parse_backend(text: &str) -> Result<Backend, String> {
+    text.parse()
+        .map_err(|_| "allowed: vxlan, ipip, host-gw".to_owned())
 }
 
 fn main() -> ExitCode {

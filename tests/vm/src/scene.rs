@@ -194,7 +194,7 @@ impl Scene {
             "--datastore",
             &self.datastore,
             "--backend",
-            &self.args.backend,
+            self.args.backend.name(),
         ];
         host.ask::<()>(&Request::Node {
             address,
@@ -235,7 +235,14 @@ impl Scene {
             nodes.extend(others);
             capabilities = capabilities.and(holds.map_err(|error| format!("{error:#}")));
         }
-        Ok(Matrix::of(mtu, pods, nodes, seen, capabilities))
+        Ok(Matrix::of(
+            mtu,
+            self.args.backend.carriage(),
+            pods,
+            nodes,
+            seen,
+            capabilities,
+        ))
     }
 
     /// The blocks and whose they are, as viaductctl tells them.

@@ -23,14 +23,23 @@ pub(crate) fn table(matrix: &Matrix) -> String {
     }
     lines.push(format!(
         "ok: ping, {} bytes whole and {} refused, 1 MB over TCP there and back by hash, source \
-         unchanged.\nNodes to pods: {} of {} ok. On the wire: {} packets of pods in the tunnel, {}. \
+         unchanged.\nNodes to pods: {} of {} ok. On the wire: {} packets of pods {}, {}. \
          Agents: {}.",
         matrix.mtu,
         matrix.mtu + 1,
-        matrix.nodes.iter().filter(|n| n.ping.is_ok() && n.tcp.is_ok()).count(),
+        matrix
+            .nodes
+            .iter()
+            .filter(|n| n.ping.is_ok() && n.tcp.is_ok())
+            .count(),
         matrix.nodes.len(),
-        matrix.seen.vxlan_packets(),
-        if matrix.wire.is_ok() { "none without" } else { "FAILED" },
+        matrix.carried(),
+        matrix.carriage.clause(),
+        if matrix.wire.is_ok() {
+            matrix.carriage.no_other()
+        } else {
+            "FAILED"
+        },
         if matrix.capabilities.is_ok() {
             "CAP_NET_ADMIN and no other capability"
         } else {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use crate::options::Carriage;
 use anyhow::{Context, Result};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
@@ -17,6 +18,9 @@ use nix::sys::socket::{
 /// The UDP port of VXLAN that Viaduct uses.
 pub const VXLAN_PORT: u16 = 8472;
 
+/// The IP protocol number of IPv4 in IPv4.
+const IPIP: u8 = 4;
+
 /// `PACKET_OUTGOING`: the frame's second sighting, on its way out of the bridge.
 const OUTGOING: u8 = 4;
 
@@ -25,7 +29,9 @@ const OUTGOING: u8 = 4;
 pub struct Seen {
     /// Packets in VXLAN, by the addresses inside.
     pub inside: BTreeMap<(Ipv4Addr, Ipv4Addr), u64>,
-    /// IPv4 packets that were not in VXLAN, by their own addresses.
+    /// Packets in another IPv4 packet (RFC 2003), by the addresses inside.
+    pub in_ipip: BTreeMap<(Ipv4Addr, Ipv4Addr), u64>,
+    /// IPv4 packets that were in neither, by their own addresses.
     pub bare: BTreeMap<(Ipv4Addr, Ipv4Addr), u64>,
 }
 
@@ -33,6 +39,15 @@ impl Seen {
     /// All packets in VXLAN.
     pub fn vxlan_packets(&self) -> u64 {
         self.inside.values().sum()
+    }
+
+    /// What crossed in one way, by the packets' own addresses.
+    pub fn carried(&self, carriage: Carriage) -> &BTreeMap<(Ipv4Addr, Ipv4Addr), u64> {
+        match carriage {
+            Carriage::Vxlan => &self.inside,
+            Carriage::Ipip => &self.in_ipip,
+            Carriage::Plain => &self.bare,
+        }
     }
 
     /// Counts a frame as it stands on the underlay.
@@ -43,6 +58,13 @@ impl Seen {
         let carried = outer
             .udp_payload_to(VXLAN_PORT)
             .and_then(|vxlan| vxlan.get(8..));
+        if outer.protocol == IPIP {
+            if let Some(inner) = Ip::of_packet(outer.payload) {
+                let key = (inner.source, inner.destination);
+                *self.in_ipip.entry(key).or_default() += 1;
+            }
+            return;
+        }
         let (map, ip) = match carried {
             Some(inner) => match Ip::of_frame(inner) {
                 Some(ip) => (&mut self.inside, ip),
@@ -67,7 +89,10 @@ impl<'a> Ip<'a> {
         if frame.get(12..14)? != [0x08, 0x00] {
             return None;
         }
-        let packet = &frame[14..];
+        Self::of_packet(&frame[14..])
+    }
+
+    fn of_packet(packet: &'a [u8]) -> Option<Self> {
         let header = usize::from(packet.first()? & 0x0f) * 4;
         let address = |at: usize| -> Option<Ipv4Addr> {
             Some(Ipv4Addr::from(
@@ -179,5 +204,18 @@ mod tests {
         assert_eq!(seen.inside, BTreeMap::from([(pair, 1)]));
         assert_eq!(seen.bare.get(&pair), Some(&1));
         assert_eq!(seen.vxlan_packets(), 1);
+    }
+
+    #[test]
+    fn packets_in_ipip_are_told_from_plain_ones() {
+        let inner = frame([10, 64, 0, 2], [10, 64, 0, 66], 1, &[]);
+        let outer = frame([172, 29, 0, 11], [172, 29, 0, 12], 4, &inner[14..]);
+        let mut seen = Seen::default();
+        seen.count(&outer);
+        seen.count(&outer[..34]);
+        let pair = (Ipv4Addr::new(10, 64, 0, 2), Ipv4Addr::new(10, 64, 0, 66));
+        assert_eq!(*seen.carried(Carriage::Ipip), BTreeMap::from([(pair, 1)]));
+        assert!(seen.carried(Carriage::Plain).is_empty());
+        assert!(seen.carried(Carriage::Vxlan).is_empty());
     }
 }
