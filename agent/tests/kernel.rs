@@ -14,12 +14,15 @@ use viaduct_agent::{backend, state};
 use std::time::{Duration, Instant};
 
 use scene::{Scene, in_namespace, ip, ok, run};
+use testing::Cluster;
 use testing::endpoint;
 use viaduct_agent::backend::vxlan::BACKEND;
+use viaduct_agent::backend::{Backend, host_gw, ipip};
 use viaduct_agent::dataplane::diff::diff;
 use viaduct_agent::dataplane::kernel::Kernel;
 use viaduct_agent::dataplane::objects::Desired;
-use viaduct_agent::kernel::NetlinkKernel;
+use viaduct_agent::kernel::survey::on_link;
+use viaduct_agent::kernel::{LinkType, NetlinkKernel, NetlinkSocket};
 
 /// Applies until nothing differs; says how often.
 fn converge(kernel: &mut NetlinkKernel, desired: &Desired) -> usize {
@@ -277,5 +280,115 @@ fn hundreds_of_links_without_a_pod_are_swept_at_once() {
         let took = scene.healed("the start", begun);
         println!("300 links and all the rest: {took:?}");
         assert!(!ip("-o link").contains("via0000"));
+    });
+}
+
+/// This node with one adjacent peer, 192.168.64.9.
+fn neighbours(backend: &Backend) -> Cluster {
+    let mut cluster = scene::placed(Cluster::of(backend));
+    cluster.adjoin("b", 9);
+    cluster
+}
+
+#[test]
+fn host_gw_heals_its_routes_and_the_forwarding_of_the_underlays_device() {
+    in_namespace(|| {
+        ok("sysctl -qw net.ipv4.ip_forward=0");
+        let scene = Scene::with(&host_gw::BACKEND, neighbours(&host_gw::BACKEND));
+        scene.settled();
+        assert!(
+            ip("route show 10.64.1.0/26").contains("via 192.168.64.9 dev eth0 proto 87"),
+            "{}",
+            ip("route")
+        );
+        assert!(!run("ip -o link show | grep via").0, "a link was made");
+        assert!(scene.report().can_wire);
+        for damage in [
+            "ip route del 10.64.1.0/26",
+            "ip route del blackhole 10.64.0.0/26",
+            "ip route replace 10.64.1.0/26 via 192.168.64.77 dev eth0 proto 87",
+            "sysctl -qw net.ipv4.ip_forward=0",
+            "sysctl -qw net.ipv4.conf.eth0.forwarding=0",
+            "ip link set eth0 down; ip link set eth0 up",
+            "ip addr flush dev eth0; ip addr add 192.168.64.1/24 dev eth0",
+        ] {
+            let begun = Instant::now();
+            ok(damage);
+            let took = scene.healed(damage, begun);
+            println!("{:>7.1} ms  {damage}", took.as_secs_f64() * 1e3);
+        }
+        // Nothing else about the device is anybody's business but its owner's.
+        ok("sysctl -qw net.ipv4.conf.eth0.rp_filter=1 net.ipv4.conf.eth0.proxy_arp=1");
+        ok("sysctl -qw net.ipv4.conf.eth0.forwarding=0");
+        scene.healed("forwarding again", Instant::now());
+        let conf = "/proc/sys/net/ipv4/conf/eth0";
+        let (_, left) = run(&format!("cat {conf}/rp_filter {conf}/proxy_arp"));
+        assert_eq!(left, "1\n1\n");
+    });
+}
+
+#[test]
+fn a_tunnel_gives_way_to_plain_routes_and_comes_back_without_a_gap_in_the_routing() {
+    in_namespace(|| {
+        let mut kernel = NetlinkKernel::open().unwrap();
+        let mut vxlan = neighbours(&BACKEND);
+        let tunnelled = BACKEND.desired(&vxlan.state(), &Default::default());
+        converge(&mut kernel, &tunnelled);
+        // Whatever the order of changes, the kernel always has one of the two routes.
+        let mut watched = scene::watch_for_gaps("10.64.1.0/26");
+        let cluster = neighbours(&host_gw::BACKEND);
+        let plain = host_gw::BACKEND.desired(&cluster.state(), &Default::default());
+        converge(&mut kernel, &plain);
+        assert!(
+            !run("ip link show via.vx4").0,
+            "the old tunnel was not swept"
+        );
+        converge(&mut kernel, &tunnelled);
+        vxlan.local.direct_routing = true;
+        let direct = BACKEND.desired(&vxlan.state(), &Default::default());
+        converge(&mut kernel, &direct);
+        assert!(ip("route show 10.64.1.0/26").contains("dev eth0"));
+        converge(&mut kernel, &tunnelled);
+        assert!(ip("route show 10.64.1.0/26").contains("dev via.vx4"));
+        assert_eq!(watched.gaps(), 0);
+    });
+}
+
+#[test]
+fn the_kernel_says_who_is_on_link() {
+    in_namespace(|| {
+        let mut socket = NetlinkSocket::open().unwrap();
+        let index = scene::cluster().local.underlay.index;
+        let address = |last| std::net::Ipv4Addr::new(192, 168, 64, last);
+        let mut ask = || {
+            let found = on_link(&mut socket, index, [1, 9, 10, 11, 12].map(address)).unwrap();
+            found.iter().map(|ip| ip.octets()[3]).collect::<Vec<_>>()
+        };
+        // Not oneself.
+        assert_eq!(ask(), [9, 10, 11, 12]);
+        ok("ip route add 192.168.64.10/32 via 192.168.64.2");
+        ok("ip route add blackhole 192.168.64.11/32");
+        ok("ip route add 192.168.64.12/32 dev wire");
+        assert_eq!(ask(), [9]);
+        ok("ip addr del 192.168.64.1/24 dev eth0");
+        assert_eq!(ask(), [0u8; 0]);
+    });
+}
+
+#[test]
+fn a_kernel_without_ipip_is_told_from_one_with_it() {
+    in_namespace(|| {
+        let mut socket = NetlinkSocket::open().unwrap();
+        assert!(LinkType::Vxlan.is_known(&mut socket).unwrap());
+        let known = LinkType::Ipip.is_known(&mut socket).unwrap();
+        assert_eq!(known, run("ip link add x type ipip").0);
+        assert!(!run("ip link show via.probe").0, "the question made a link");
+        if known {
+            ok("ip link del x");
+            let desired =
+                ipip::BACKEND.desired(&neighbours(&ipip::BACKEND).state(), &Default::default());
+            let mut kernel = NetlinkKernel::open().unwrap();
+            assert_eq!(converge(&mut kernel, &desired), 1, "one pass must do");
+        }
     });
 }

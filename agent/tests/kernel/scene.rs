@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use viaduct_agent::backend::vxlan::BACKEND;
+use viaduct_agent::backend::{Backend, vxlan};
 use viaduct_agent::dataplane::diff::diff;
 use viaduct_agent::dataplane::kernel::Kernel;
 use viaduct_agent::dataplane::objects::{Desired, RouteKind};
@@ -82,7 +82,11 @@ pub(crate) fn ip(arguments: &str) -> String {
 
 /// The small cluster on this namespace's `eth0`.
 pub(crate) fn cluster() -> Cluster {
-    let mut cluster = Cluster::new();
+    placed(Cluster::new())
+}
+
+/// Puts a cluster on this namespace's `eth0`.
+pub(crate) fn placed(mut cluster: Cluster) -> Cluster {
     let shown = ip("-o link show eth0");
     let index = shown.split(':').next().unwrap_or_default();
     cluster.local.underlay.index = index.parse().expect("an index");
@@ -91,6 +95,7 @@ pub(crate) fn cluster() -> Cluster {
 
 /// A reconciler at work in this namespace.
 pub(crate) struct Scene {
+    backend: &'static Backend,
     cluster: Cluster,
     pub(crate) peer_mac: MacAddr,
     endpoints: watch::Sender<Endpoints>,
@@ -102,6 +107,10 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn start(cluster: Cluster) -> Self {
+        Self::with(&vxlan::BACKEND, cluster)
+    }
+
+    pub(crate) fn with(backend: &'static Backend, cluster: Cluster) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -112,7 +121,7 @@ impl Scene {
         let (report, report_seen) = watch::channel(DataplaneReport::default());
         let guard = runtime.enter();
         let reconciler = Reconciler {
-            backend: &BACKEND,
+            backend,
             state: state_seen,
             endpoints: endpoints_seen,
             hints: Monitor::open().expect("a monitor").spawn(),
@@ -121,6 +130,7 @@ impl Scene {
         runtime.spawn(reconciler.run(NetlinkKernel::open().expect("a kernel")));
         drop(guard);
         Self {
+            backend,
             cluster,
             peer_mac: MacAddr::for_vtep(&"b".parse().expect("a name")),
             endpoints,
@@ -160,7 +170,9 @@ impl Scene {
     }
 
     fn rest(&self) -> Vec<String> {
-        let desired = BACKEND.desired(&self.cluster.state(), &self.endpoints.borrow());
+        let desired = self
+            .backend
+            .desired(&self.cluster.state(), &self.endpoints.borrow());
         let actual = NetlinkKernel::open()
             .map(|mut kernel| kernel.dump())
             .expect("a socket")
@@ -253,4 +265,36 @@ pub(crate) fn by_iproute2(desired: &Desired) -> Duration {
     ok(&format!("bridge -batch {}", bridge_file.display()));
     ok(&format!("ip -batch {}", ip_file.display()));
     begun.elapsed()
+}
+
+/// Looks all the time whether there is a route.
+pub(crate) struct Gaps {
+    stop: Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<usize>>,
+}
+
+/// Counts the moments at which the kernel has no route to `destination`.
+pub(crate) fn watch_for_gaps(destination: &str) -> Gaps {
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = stop.clone();
+    let line = format!("route show {destination}");
+    let thread = std::thread::spawn(move || {
+        let mut gaps = 0;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            gaps += usize::from(ip(&line).is_empty());
+        }
+        gaps
+    });
+    Gaps {
+        stop,
+        thread: Some(thread),
+    }
+}
+
+impl Gaps {
+    pub(crate) fn gaps(&mut self) -> usize {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let thread = self.thread.take().expect("asked once");
+        thread.join().expect("no panic in it")
+    }
 }

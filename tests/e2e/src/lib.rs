@@ -14,7 +14,7 @@ mod traffic;
 
 pub use host::{difference, everything};
 pub use kernel::{Monitor, leaks, ours};
-pub use pinging::Pinging;
+pub use pinging::{Losses, Pinging};
 pub use programs::{Run, refused, run, viaductctl};
 pub use raw::Raw;
 pub use traffic::{Carried, Traffic};

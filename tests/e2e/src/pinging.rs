@@ -60,12 +60,26 @@ impl Pinging {
     ///
     /// # Errors
     /// Which were lost.
-    pub fn lost_nothing(mut self, least: usize) -> Result<()> {
+    pub fn lost_nothing(self, least: usize) -> Result<()> {
         crate::eventually(|| {
             let count = self.replies()?.len();
             ensure!(count >= least, "{count} replies of {least}");
             Ok(())
         })?;
+        let Losses { sent, lost } = self.stop()?;
+        ensure!(
+            lost.is_empty(),
+            "{} packets of {sent} were lost: {lost:?}",
+            lost.len()
+        );
+        Ok(())
+    }
+
+    /// Ends, and says what was lost before the last reply.
+    ///
+    /// # Errors
+    /// When it cannot be ended.
+    pub fn stop(mut self) -> Result<Losses> {
         kill(
             Pid::from_raw(i32::try_from(self.child.id())?),
             Signal::SIGINT,
@@ -74,12 +88,17 @@ impl Pinging {
         let replies = self.replies()?;
         // The last one sent may have been under way when we stopped.
         let last = replies.last().copied().unwrap_or_default();
-        let lost: Vec<u32> = (1..last).filter(|n| !replies.contains(n)).collect();
-        ensure!(
-            lost.is_empty(),
-            "{} packets of {last} were lost: {lost:?}",
-            lost.len()
-        );
-        Ok(())
+        Ok(Losses {
+            sent: last,
+            lost: (1..last).filter(|n| !replies.contains(n)).collect(),
+        })
     }
+}
+
+/// What a stream lost.
+pub struct Losses {
+    /// How many were sent until the last reply.
+    pub sent: u32,
+    /// The numbers of those without a reply.
+    pub lost: Vec<u32>,
 }

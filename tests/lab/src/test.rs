@@ -49,7 +49,10 @@ fn outer(name: &str) {
         Ok(output)
     });
     match outcome {
-        Ok(output) if output.status.success() => {}
+        // What a test measured is for those who ask for it (`--nocapture`).
+        Ok(output) if output.status.success() => {
+            print!("{}", told(&String::from_utf8_lossy(&output.stdout)));
+        }
         Ok(output) => fail(&format!(
             "{}{}\n{name} failed in its lab ({})",
             String::from_utf8_lossy(&output.stdout),
@@ -58,6 +61,21 @@ fn outer(name: &str) {
         )),
         Err(error) => fail(&format!("{error:#}")),
     }
+}
+
+/// What the test itself printed, without libtest's own lines.
+fn told(stdout: &str) -> String {
+    stdout
+        .lines()
+        // The first line of the test's may stand behind its name.
+        .map(|line| match line.split_once(" ... ") {
+            Some((name, rest)) if name.starts_with("test ") => rest,
+            _ => line,
+        })
+        .filter(|line| !matches!(*line, "" | "ok" | "running 1 test"))
+        .filter(|line| !line.starts_with("test result: "))
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
 fn worker(options: LabOptions, body: impl FnOnce(&Lab) -> anyhow::Result<()>) {
@@ -103,6 +121,12 @@ fn test_name(closure: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_test_prints_is_told_from_what_libtest_does() {
+        let inner = "\nrunning 1 test\ntest a::b ... 3 lost\n4 lost\nok\n\ntest result: ok. 1\n";
+        assert_eq!(told(inner), "3 lost\n4 lost\n");
+    }
 
     #[test]
     fn a_closure_knows_the_test_that_it_is_in() {

@@ -1,6 +1,7 @@
 //! The end-to-end tests, one module per theme.
 
 mod agent;
+mod backends;
 mod cleanup;
 mod cni;
 mod conflicts;
