@@ -18,6 +18,7 @@ pub mod http;
 pub mod kernel;
 pub mod lookout;
 pub mod mtu;
+pub mod memory;
 pub mod node;
 pub mod registrar;
 pub mod run;

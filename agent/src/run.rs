@@ -18,6 +18,7 @@ use crate::flags::Flags;
 use crate::health::{self, Health};
 use crate::kernel::{Monitor, NetlinkKernel};
 use crate::lookout::{Lookout, Terms};
+use crate::memory::{self, Memory};
 use crate::node::Identity;
 use crate::run_dir::RunDir;
 use crate::state::{DataplaneReport, UnderlayTrouble};
@@ -65,7 +66,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let (state, states) = watch::channel(None);
     let (trouble, troubles) = watch::channel(UnderlayTrouble::default());
     let (report, reports) = watch::channel(DataplaneReport::default());
-    let cni_options = CniOptions::new(run_dir.path());
+    let mut cni_options = CniOptions::new(run_dir.path());
+    cni_options.memory = Memory::load(run_dir.path(), &identity.name);
     let cni_metrics = cni_options.metrics.clone();
     let cni = cni::start(cni_options, states.clone(), reports.clone()).await?;
     let reconciler = Reconciler {
@@ -126,6 +128,12 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             record,
             trouble,
         },
+    ));
+    tokio::spawn(memory::keep(
+        run_dir.path().to_owned(),
+        states.clone(),
+        holding.state.clone(),
+        LIVENESS,
     ));
     tokio::spawn(steward::keep_subnet_env(
         run_dir.path().join("subnet.env"),

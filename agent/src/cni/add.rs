@@ -53,7 +53,9 @@ impl Owner {
     }
 
     fn add_anew(&mut self, link: &str, job: Job) {
-        let mtu = self.node.borrow().as_ref().map(|state| state.local.mtu);
+        let known = self.node.borrow().as_ref().map(|state| state.local.mtu);
+        let remembered = self.memory.as_ref().filter(|memory| memory.holds_now());
+        let mtu = known.or_else(|| Some(remembered?.mtu));
         let Some(mtu) = mtu else {
             let why = "this node has not read its blocks from the datastore yet";
             return self.refuse(job, CniError::new(CniError::TRY_AGAIN_LATER, why));

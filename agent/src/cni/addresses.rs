@@ -11,6 +11,7 @@ use viaduct_model::{
     Endpoint, Family,
 };
 
+use crate::memory::Memory;
 use crate::state::NodeState;
 
 /// The addresses of this node's pods.
@@ -63,6 +64,17 @@ impl Addresses {
         self.manager.set_blocks(&blocks, now_ms());
         self.blocks = blocks;
         true
+    }
+
+    /// Goes by what was remembered until the node's state is known.
+    pub(super) fn remember(&mut self, memory: &Memory) {
+        self.manager.set_reserved(memory.reserved.clone());
+        let with = |service| move |cidr: &Cidr| (*cidr, service);
+        let serving = memory.serving.iter().map(with(BlockService::Serving));
+        let draining = memory.draining.iter().map(with(BlockService::Draining));
+        let blocks: BTreeMap<_, _> = serving.chain(draining).collect();
+        self.manager.set_blocks(&blocks, now_ms());
+        self.blocks = blocks;
     }
 
     /// Gives `owner` an IPv4 address, and says when.

@@ -43,6 +43,7 @@ use self::owner::{Event, Owner};
 use self::wiring::Wiring;
 use crate::kernel::NetlinkSocket;
 use crate::kernel::veth::Pair;
+use crate::memory::Memory;
 use crate::state::{AddressUsage, DataplaneReport, Endpoints, NodeState};
 
 /// The next hop of every pod: an address that no pod can have, behind which the
@@ -61,6 +62,9 @@ pub struct CniOptions {
     pub cool_down: Duration,
     /// What it counts.
     pub metrics: CniMetrics,
+    /// What an earlier agent of this node knew of its blocks, to go by until the
+    /// datastore has been read.
+    pub memory: Option<Memory>,
 }
 
 impl CniOptions {
@@ -70,6 +74,7 @@ impl CniOptions {
             run_dir: run_dir.into(),
             cool_down: viaduct_model::addresses::COOL_DOWN,
             metrics: CniMetrics::default(),
+            memory: None,
         }
     }
 }
@@ -140,11 +145,13 @@ pub async fn start(
     // listening still, was in time for the replay.
     let (listener, _) = server::listen(&run_dir).map_err(failed("listen on cni.sock"))?;
     let recovering = run_dir.clone();
-    let (ledger, recovered) = tokio::task::spawn_blocking(move || recover(&recovering, ledger))
-        .await
-        .map_err(io::Error::other)
-        .map_err(failed("recover"))?
-        .map_err(failed("recover"))?;
+    let remembered = options.memory;
+    let (ledger, recovered, memory) =
+        tokio::task::spawn_blocking(move || recover(&recovering, ledger, remembered))
+            .await
+            .map_err(io::Error::other)
+            .map_err(failed("recover"))?
+            .map_err(failed("recover"))?;
 
     let metrics = options.metrics;
     metrics
@@ -161,6 +168,9 @@ pub async fn start(
         addresses.release(&endpoint.id);
     }
 
+    if let Some(memory) = memory.as_deref() {
+        addresses.remember(memory);
+    }
     let endpoints: Endpoints = Arc::new(recovered.endpoints);
     let (endpoints_out, endpoints_in) = watch::channel(endpoints.clone());
     let (usage_out, usage_in) = watch::channel(AddressUsage::default());
@@ -179,6 +189,7 @@ pub async fn start(
         wiring: Wiring::new(),
         metrics: metrics.clone(),
         node: node.clone(),
+        memory: memory.clone(),
         endpoints_out,
         usage_out,
         events,
@@ -189,6 +200,7 @@ pub async fn start(
     let context = server::Context {
         owner: own.clone(),
         node,
+        memory,
         report,
         metrics,
     };
@@ -202,10 +214,15 @@ pub async fn start(
     })
 }
 
-fn recover(run_dir: &Path, ledger: Ledger) -> io::Result<(Ledger, recovery::Recovered)> {
+fn recover(
+    run_dir: &Path,
+    ledger: Ledger,
+    memory: Option<Memory>,
+) -> io::Result<(Ledger, recovery::Recovered, Option<Arc<Memory>>)> {
     let mut host = NetlinkSocket::open().map_err(io::Error::other)?;
     let recovered = recovery::recover(run_dir, &ledger, &mut host)?;
-    Ok((ledger, recovered))
+    let memory = memory.filter(recovery::still_stands).map(Arc::new);
+    Ok((ledger, recovered, memory))
 }
 
 /// The veth pair of an endpoint; `None` when it has no IPv4 address.

@@ -20,6 +20,7 @@ use super::ledger::Ledger;
 use super::metrics::CniMetrics;
 use super::wiring::{Failure, Wiring};
 use crate::kernel::NetlinkError;
+use crate::memory::Memory;
 use crate::state::{AddressUsage, Endpoints, NodeState};
 
 /// One request on its way through.
@@ -76,6 +77,8 @@ pub(super) struct Owner {
     pub(super) wiring: Wiring,
     pub(super) metrics: CniMetrics,
     pub(super) node: watch::Receiver<Option<NodeState>>,
+    /// What to go by while `node` is not known.
+    pub(super) memory: Option<Arc<Memory>>,
     pub(super) endpoints_out: watch::Sender<Endpoints>,
     pub(super) usage_out: watch::Sender<AddressUsage>,
     pub(super) events: mpsc::Receiver<Event>,

@@ -14,7 +14,10 @@ use viaduct_model::attachment::LINK_PREFIX;
 use viaduct_model::{AttachmentId, Endpoint, MacAddr};
 
 use super::ledger::{self, Ledger, Loaded};
-use crate::kernel::{NetlinkError, NetlinkSocket, veth};
+use crate::dataplane::kernel::Kernel;
+use crate::dataplane::objects::Route;
+use crate::kernel::{NetlinkError, NetlinkKernel, NetlinkSocket, veth};
+use crate::memory::Memory;
 
 /// What there is after recovery.
 #[derive(Debug, Default)]
@@ -54,6 +57,24 @@ pub(super) fn recover(
         tracing::error!(%error, "the spool cannot be read: DELs in it stay undone");
     }
     Ok(recovered)
+}
+
+/// Whether the node's own blocks stand in the kernel as they did for the agent that
+/// remembered them. Then the rest of its network does too: nobody has taken it away.
+pub(super) fn still_stands(memory: &Memory) -> bool {
+    let listed = NetlinkKernel::open()
+        .map_err(|error| error.to_string())
+        .and_then(|mut kernel| kernel.dump().map_err(|error| error.to_string()));
+    match listed {
+        Ok(actual) => memory
+            .serving
+            .iter()
+            .all(|block| actual.routes.contains(&Route::blackhole(*block))),
+        Err(error) => {
+            tracing::warn!(%error, "what was remembered of this node's blocks cannot be compared with the kernel");
+            false
+        }
+    }
 }
 
 /// Takes back what was cut off in ADD, and whose pod is gone.

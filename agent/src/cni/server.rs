@@ -19,6 +19,7 @@ use viaduct_model::AttachmentId;
 use super::descriptors::Namespace;
 use super::metrics::CniMetrics;
 use super::owner::{Event, Job};
+use crate::memory::Memory;
 use crate::state::{DataplaneReport, NodeState};
 
 /// How long a client may take to send its question or to fetch its answer.
@@ -37,6 +38,7 @@ const CLIENTS: usize = 200;
 pub(super) struct Context {
     pub(super) owner: mpsc::Sender<Event>,
     pub(super) node: watch::Receiver<Option<NodeState>>,
+    pub(super) memory: Option<Arc<Memory>>,
     pub(super) report: watch::Receiver<DataplaneReport>,
     pub(super) metrics: CniMetrics,
 }
@@ -238,8 +240,13 @@ async fn answer(request: Request, descriptors: Vec<OwnedFd>, context: &Context) 
     answered.await.unwrap_or_else(|_| gone())
 }
 
-/// Waits a moment for the node to be able to wire pods.
+/// Waits a moment for the node to be able to wire pods. While the datastore has not
+/// been read, what an earlier agent remembered is good enough, as long as it holds.
 async fn ready(context: &Context) -> Result<(), CniError> {
+    let remembered = context.memory.as_deref().is_some_and(Memory::holds_now);
+    if remembered && context.node.borrow().is_none() {
+        return Ok(());
+    }
     let (mut node, mut report) = (context.node.clone(), context.report.clone());
     let becoming = async {
         let known = node.wait_for(|n| n.as_ref().is_some_and(|n| n.local.overlay.is_some()));
@@ -249,6 +256,11 @@ async fn ready(context: &Context) -> Result<(), CniError> {
         return Ok(());
     }
     let why = match &*context.node.borrow() {
+        None if context.memory.is_some() => {
+            "it has not read the cluster from the datastore yet, and what it remembers of its \
+             blocks is too old to go by"
+                .to_owned()
+        }
         None => "it has not read the cluster from the datastore yet".to_owned(),
         Some(n) if n.local.overlay.is_none() => "it owns no block of pod addresses yet".to_owned(),
         Some(_) => match context.report.borrow().problems.first() {
