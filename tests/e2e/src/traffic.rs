@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
 use viaduct_lab::{Pod, command, netns};
 
 /// Between two datagrams: 1,000 a second.
@@ -19,6 +20,9 @@ const PACE: Duration = Duration::from_millis(1);
 /// What TCP sends every ten milliseconds, in bytes: enough that each interruption is
 /// felt, little enough that a busy machine keeps up.
 const PIECE: usize = 8 << 10;
+
+/// What may wait for the receiver, in bytes.
+const BUFFER: usize = 4 << 20;
 
 /// How long the last datagram may be under way.
 const STRAGGLER: Duration = Duration::from_secs(1);
@@ -30,7 +34,7 @@ pub struct Carried {
     pub sent: u32,
     /// The numbers of those that did not arrive.
     pub lost: Vec<u32>,
-    /// Segments that TCP sent again before [`Traffic::baseline`], and after it.
+    /// Segments that TCP lost, as far as it sent them again, before [`Traffic::baseline`], and after it.
     pub retransmitted: (u64, u64),
     /// Bytes that TCP carried.
     pub bytes: u64,
@@ -58,6 +62,10 @@ impl Traffic {
         let any = |pod: &Pod| SocketAddr::new(pod.ip, 0);
         let sink = netns::within(&to.netns, || Ok(UdpSocket::bind(any(to))?))?;
         sink.set_read_timeout(Some(Duration::from_millis(20)))?;
+        // As much as we are allowed: on a busy machine a late sender catches up in a
+        // burst, and what a full buffer drops was carried all the same.
+        let _ = setsockopt(&sink, sockopt::RcvBuf, &BUFFER);
+        let _ = setsockopt(&sink, sockopt::RcvBufForce, &BUFFER);
         let source = netns::within(&from.netns, || Ok(UdpSocket::bind(any(from))?))?;
         source.connect(sink.local_addr()?)?;
         let listener = netns::within(&to.netns, || Ok(TcpListener::bind(any(to))?))?;
@@ -88,7 +96,9 @@ impl Traffic {
         Ok(traffic)
     }
 
-    /// Segments of the connection that were sent again so far, as `ss` shows them.
+    /// Segments of the connection that were lost so far, as `ss` shows them: those
+    /// that were sent again, less those of which the other side said that it had them
+    /// already (DSACK). On a busy machine the kernel probes early.
     fn retransmitted(&self) -> Result<u64> {
         let mut ss = command::command("ss");
         let filter = format!("sport = :{}", self.port);
@@ -96,12 +106,16 @@ impl Traffic {
         let text = netns::run(&self.from, ss)?;
         ensure!(text.contains("bytes_acked:"), "no such connection: {text}");
         // `retrans:<under way>/<in all>`, and nothing at all while there were none.
+        let count = |after: &str, rest: &str| -> Option<u64> {
+            let (_, tail) = rest.split_once(after)?;
+            tail.split_whitespace().next()?.parse().ok()
+        };
         let Some((_, rest)) = text.split_once("retrans:") else {
             return Ok(0);
         };
-        rest.split_once('/')
-            .and_then(|(_, all)| all.split_whitespace().next()?.parse().ok())
-            .with_context(|| format!("ss shows no count: {text}"))
+        let again = count("/", rest).with_context(|| format!("ss shows no count: {text}"))?;
+        let in_vain = count("dsack_dups:", &text).unwrap_or_default();
+        Ok(again.saturating_sub(in_vain))
     }
 
     /// Ends both and says what they came to.
@@ -119,7 +133,7 @@ impl Traffic {
         Ok(Carried {
             sent,
             lost: (0..sent).filter(|n| !got(n)).collect(),
-            retransmitted: (self.baseline, again - self.baseline),
+            retransmitted: (self.baseline, again.saturating_sub(self.baseline)),
             bytes: read,
         })
     }
