@@ -350,6 +350,18 @@ fn a_tunnel_gives_way_to_plain_routes_and_comes_back_without_a_gap_in_the_routin
         assert!(ip("route show 10.64.1.0/26").contains("dev eth0"));
         converge(&mut kernel, &tunnelled);
         assert!(ip("route show 10.64.1.0/26").contains("dev via.vx4"));
+        // The peer's MTU shrinks, and grows again.
+        vxlan.local.direct_routing = false;
+        for mtu in [1350, 1300, 1450] {
+            vxlan.node("b").mtu = mtu;
+            converge(
+                &mut kernel,
+                &BACKEND.desired(&vxlan.state(), &Default::default()),
+            );
+            let route = ip("route show 10.64.1.0/26");
+            assert_eq!(route.contains(&format!("mtu {mtu}")), mtu < 1450, "{route}");
+            assert_eq!(route.lines().count(), 1, "{route}");
+        }
         assert_eq!(watched.gaps(), 0);
     });
 }

@@ -48,8 +48,11 @@ fn desire(scene: &Scene<'_>, desired: &mut Desired) {
             peer.route_directly(local, desired);
             continue;
         }
-        let route =
-            |block| Route::through(block, link.clone()).onlink_via(peer.underlay, scene.overlay);
+        let route = |block| {
+            Route::through(block, link.clone())
+                .onlink_via(peer.underlay, scene.overlay)
+                .with_mtu(peer.mtu)
+        };
         desired
             .routes
             .extend(peer.blocks.iter().copied().map(route));

@@ -27,6 +27,9 @@ pub struct Peer<'a> {
     pub blocks: Vec<Cidr>,
     /// Whether it can be reached without a tunnel; else why not.
     pub adjacent: Result<(), String>,
+    /// The MTU of its pods, where it is less than that of this node's: what is longer
+    /// would be dropped on the way, and nobody told.
+    pub mtu: Option<u32>,
 }
 
 impl Peer<'_> {
@@ -38,7 +41,9 @@ impl Peer<'_> {
     /// Plain routes by its underlay address, which the kernel must find on the link.
     pub fn route_directly(&self, local: &LocalNode, desired: &mut Desired) {
         let route = |block: &Cidr| {
-            Route::through(*block, local.underlay.name.as_str().into()).via(self.underlay)
+            Route::through(*block, local.underlay.name.as_str().into())
+                .via(self.underlay)
+                .with_mtu(self.mtu)
         };
         desired.routes.extend(self.blocks.iter().map(route));
     }
@@ -126,6 +131,7 @@ fn peer<'a>(
         overlay,
         blocks,
         adjacent: adjacent(local, node, underlay, &state.on_link),
+        mtu: (node.mtu < local.mtu).then_some(node.mtu),
     }))
 }
 

@@ -82,8 +82,11 @@ fn desire(scene: &Scene<'_>, desired: &mut Desired) {
         }
         desired.fdb.insert((link.clone(), mac), peer.underlay);
         desired.neighbours.insert((link.clone(), peer.overlay), mac);
-        let route =
-            |block| Route::through(block, link.clone()).onlink_via(peer.overlay, scene.overlay);
+        let route = |block| {
+            Route::through(block, link.clone())
+                .onlink_via(peer.overlay, scene.overlay)
+                .with_mtu(peer.mtu)
+        };
         desired
             .routes
             .extend(peer.blocks.iter().copied().map(route));
@@ -292,5 +295,23 @@ mod tests {
         let tunnelled = desired(&cluster);
         assert!(routed(&tunnelled)[1].contains("dev via.vx4"));
         assert_eq!(tunnelled.fdb.len(), 2);
+    }
+
+    #[test]
+    fn a_peer_with_a_smaller_mtu_is_sent_nothing_longer() {
+        let mut cluster = Cluster::new();
+        cluster.peer("c", 3);
+        cluster.node("b").mtu = 1350;
+        cluster.node("c").mtu = 8950;
+        let routes = routed(&desired(&cluster));
+        assert!(routes[1].ends_with("mtu 1350"), "{routes:?}");
+        assert!(!routes[2].contains("mtu"), "{routes:?}");
+        cluster.local.direct_routing = true;
+        cluster.adjoin("b", 9);
+        let routes = routed(&desired(&cluster));
+        assert_eq!(
+            routes[1],
+            "route 10.64.1.0/26 via 192.168.64.9 dev eth0 mtu 1350"
+        );
     }
 }

@@ -186,6 +186,8 @@ pub struct Route {
     pub source: Option<Ipv4Addr>,
     /// The metric; we always use 0.
     pub metric: u32,
+    /// The MTU of the way there in bytes, where it is less than the link's.
+    pub mtu: Option<u32>,
     /// The type of service it is for; we always use 0.
     pub tos: u8,
     /// Whether it has anything that we never give to a route.
@@ -204,6 +206,7 @@ impl Route {
             onlink: false,
             source: None,
             metric: 0,
+            mtu: None,
             tos: 0,
             odd: false,
         }
@@ -229,6 +232,11 @@ impl Route {
         }
     }
 
+    /// The same with a smaller MTU than the link's, if one is given.
+    pub fn with_mtu(self, mtu: Option<u32>) -> Self {
+        Self { mtu, ..self }
+    }
+
     /// A route that drops what goes to `destination`.
     pub fn blackhole(destination: Cidr) -> Self {
         Self {
@@ -240,6 +248,7 @@ impl Route {
             onlink: false,
             source: None,
             metric: 0,
+            mtu: None,
             tos: 0,
             odd: false,
         }
@@ -269,6 +278,7 @@ impl Route {
             && (self.odd
                 || any_or_same(&self.via, &other.via) && any_or_same(&self.link, &other.link))
             && any_or_same(&self.source, &other.source)
+            && any_or_same(&self.mtu, &other.mtu)
     }
 }
 

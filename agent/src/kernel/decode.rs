@@ -13,7 +13,8 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteScope,
+    RouteType,
 };
 use viaduct_model::{Cidr, MacAddr};
 
@@ -223,6 +224,7 @@ pub(super) fn route(message: &RouteMessage) -> Option<MainRoute> {
     let mut table = u32::from(header.table);
     let mut destination = Ipv4Addr::UNSPECIFIED;
     let (mut via, mut link, mut source, mut metric, mut odd) = (None, None, None, 0, false);
+    let mut mtu = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(number) => table = *number,
@@ -232,6 +234,14 @@ pub(super) fn route(message: &RouteMessage) -> Option<MainRoute> {
             RouteAttribute::Oif(index) => link = Some(*index),
             RouteAttribute::Priority(number) => metric = *number,
             RouteAttribute::CacheInfo(_) => {}
+            RouteAttribute::Metrics(metrics) => {
+                for metric in metrics {
+                    match metric {
+                        RouteMetric::Mtu(bytes) => mtu = Some(*bytes),
+                        _ => odd = true,
+                    }
+                }
+            }
             _ => odd = true,
         }
     }
@@ -256,6 +266,7 @@ pub(super) fn route(message: &RouteMessage) -> Option<MainRoute> {
         onlink: header.flags.contains(RouteFlags::Onlink),
         source,
         metric,
+        mtu,
         tos: header.tos,
         odd,
     };

@@ -12,8 +12,8 @@ use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-    RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+    RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage as Message};
 use viaduct_model::MacAddr;
@@ -256,6 +256,9 @@ fn route(index: Option<u32>, route: &Route) -> RouteMessage {
             .map(|source| RouteAttribute::PrefSource(inet(source))),
         index.map(RouteAttribute::Oif),
         (route.metric != 0).then_some(RouteAttribute::Priority(route.metric)),
+        route
+            .mtu
+            .map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])),
     ];
     message.attributes.extend(attributes.into_iter().flatten());
     message

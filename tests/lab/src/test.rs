@@ -49,6 +49,10 @@ fn outer(name: &str) {
         Ok(output)
     });
     match outcome {
+        // A closure in a helper bears the helper's name, of which there is no test.
+        Ok(output) if String::from_utf8_lossy(&output.stdout).contains("running 0 tests") => fail(
+            &format!("{name} is no test: in_lab must be called in the test itself"),
+        ),
         // What a test measured is for those who ask for it (`--nocapture`).
         Ok(output) if output.status.success() => {
             print!("{}", told(&String::from_utf8_lossy(&output.stdout)));

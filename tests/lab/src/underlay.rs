@@ -37,7 +37,7 @@ pub(crate) fn up() -> Result<()> {
 }
 
 /// Gives the node's namespace its leg on the underlay.
-pub(crate) fn attach(node: &str, netns: &str, address: Ipv4Addr) -> Result<()> {
+pub fn attach(node: &str, netns: &str, address: Ipv4Addr) -> Result<()> {
     let port = port(node);
     crate::command::ip_batch(&format!(
         "link add {port} type veth peer name {NODE_LINK} netns {netns}\n\

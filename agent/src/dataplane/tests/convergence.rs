@@ -72,6 +72,7 @@ fn any_route() -> impl Strategy<Value = Route> {
                 onlink,
                 source,
                 metric,
+                mtu: None,
                 tos: 0,
                 odd,
             },

@@ -38,7 +38,10 @@ fn host_gw_carries_pods_packets_as_they_are_and_with_the_underlays_whole_mtu() {
 
 #[test]
 fn with_direct_routing_nodes_on_one_network_need_no_tunnel() {
-    in_lab(with(Backend::Vxlan, true), proved);
+    in_lab(with(Backend::Vxlan, true), |lab| {
+        proved(lab)?;
+        Ok(())
+    });
 }
 
 /// Restarts the agent of a node with another backend.

@@ -17,4 +17,5 @@ mod restarts;
 mod stage;
 mod store;
 mod sweep;
+mod underlay;
 mod zero_loss;

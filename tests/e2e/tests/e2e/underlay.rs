@@ -1,0 +1,266 @@
+//! What happens to the underlay is followed: its address, its device, its MTU.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use viaduct_e2e::{eventually, everybody_pings, viaductctl};
+use viaduct_lab::{Backend, Echo, Lab, LabOptions, Node, Pod, command, in_lab, netns, underlay};
+
+/// The blocks and whose they are.
+fn blocks(lab: &Lab) -> Result<BTreeMap<String, String>> {
+    let text = viaductctl(lab, &["blocks", "-o", "json"])?.worked()?;
+    let value: Value = serde_json::from_str(&text)?;
+    let of = |block: &Value, key: &str| block[key].as_str().unwrap_or_default().to_owned();
+    let all = value.as_array().context("no list of blocks")?;
+    Ok(all
+        .iter()
+        .map(|block| (of(block, "cidr"), of(block, "node")))
+        .collect())
+}
+
+/// A shell in the node.
+fn sh(node: &Node, script: &str) -> Result<()> {
+    node.run("sh", &["-ec", script]).map(drop)
+}
+
+/// Waits for an echo both ways, and says how long that took since `begun`.
+fn traffic_after(what: &str, begun: Instant, pods: &[Pod]) -> Result<()> {
+    let echo = Echo {
+        wait: Duration::from_millis(100),
+        ..Echo::default()
+    };
+    eventually(|| {
+        pods[0].ping(pods[1].ip, echo)?;
+        pods[1].ping(pods[0].ip, echo)
+    })
+    .with_context(|| format!("after {what}"))?;
+    println!("{what}: {} ms until traffic", begun.elapsed().as_millis());
+    Ok(())
+}
+
+fn ready(node: &Node) -> Result<()> {
+    eventually(|| {
+        let ready = node.readyz()?;
+        ensure!(ready.body.trim() == "ok", "{ready:?}");
+        Ok(())
+    })
+}
+
+fn with(backend: Backend) -> LabOptions {
+    LabOptions {
+        backend,
+        ..LabOptions::default()
+    }
+}
+
+fn follows(lab: &Lab) -> Result<()> {
+    let (n1, n2) = (lab.node("n1")?, lab.node("n2")?);
+    let pods = lab.pods();
+    let (before, agent) = (blocks(lab)?, n2.agent_pid());
+    let default = "ip route replace default via 172.29.0.1 dev eth0";
+
+    let begun = Instant::now();
+    sh(
+        &n2,
+        &format!("ip addr flush dev eth0; ip addr add 172.29.0.99/24 dev eth0; {default}"),
+    )?;
+    traffic_after("another address", begun, &pods)?;
+    let shown = viaductctl(lab, &["nodes"])?.worked()?;
+    ensure!(shown.contains("172.29.0.99"), "{shown}");
+    ready(&n2)?;
+
+    sh(&n2, "ip link set eth0 down")?;
+    eventually(|| {
+        let ready = n2.readyz()?;
+        ensure!(
+            ready
+                .body
+                .contains("the underlay stays 172.29.0.99 on eth0"),
+            "{ready:?}"
+        );
+        Ok(())
+    })?;
+    let begun = Instant::now();
+    sh(&n2, &format!("ip link set eth0 up; {default}"))?;
+    traffic_after("down and up", begun, &pods)?;
+    ready(&n2)?;
+
+    sh(&n2, "ip link del eth0")?;
+    eventually(|| {
+        let ready = n2.readyz()?;
+        ensure!(ready.body.starts_with("not ready"), "{ready:?}");
+        Ok(())
+    })?;
+    let begun = Instant::now();
+    underlay::attach("n2", "n2", n2.address())?;
+    traffic_after("deleted and back with the first address", begun, &pods)?;
+    ready(&n2)?;
+    ready(&n1)?;
+
+    ensure!(
+        blocks(lab)? == before,
+        "blocks moved: {before:?}, {:?}",
+        blocks(lab)?
+    );
+    ensure!(n2.agent_pid() == agent, "the agent was started anew");
+    everybody_pings(&pods)
+}
+
+#[test]
+fn a_vxlan_node_keeps_its_blocks_while_its_underlay_changes_goes_down_and_comes_back() {
+    in_lab(with(Backend::Vxlan), |lab| {
+        follows(lab)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_host_gw_node_keeps_its_blocks_while_its_underlay_changes_goes_down_and_comes_back() {
+    in_lab(with(Backend::HostGw), |lab| {
+        follows(lab)?;
+        Ok(())
+    });
+}
+
+/// A TCP stream of 100 Mbit/s, which must carry in every second until its end.
+struct Stream {
+    server: Child,
+    client: JoinHandle<Result<String>>,
+}
+
+/// How long a stream runs, in seconds.
+const SECONDS: u64 = 6;
+
+impl Stream {
+    fn start(from: &Pod, to: &Pod) -> Result<Self> {
+        let mut serve = command::command("iperf3");
+        serve.args(["-s", "-1"]).stdout(Stdio::null());
+        let server = netns::within(&to.netns, || Ok(serve.spawn()?))?;
+        let listening = || {
+            let sockets = to.exec("ss", &["-tlnH"])?;
+            ensure!(sockets.contains(":5201"), "iperf3 does not listen yet");
+            Ok(())
+        };
+        eventually(listening)?;
+        let (from, to) = (from.clone(), to.ip.to_string());
+        let seconds = SECONDS.to_string();
+        let client = std::thread::spawn(move || {
+            from.exec("iperf3", &["-c", &to, "-t", &seconds, "-b", "100M", "-J"])
+        });
+        Ok(Self { server, client })
+    }
+
+    /// The seconds of the stream in which nothing was carried.
+    fn stalls(mut self) -> Result<usize> {
+        let text = self
+            .client
+            .join()
+            .map_err(|_| anyhow::anyhow!("the client panicked"))??;
+        self.server.wait()?;
+        let report: Value = serde_json::from_str(&text)?;
+        let seconds = report["intervals"].as_array().context("no intervals")?;
+        let bytes = |second: &Value| second["sum"]["bytes"].as_u64().unwrap_or_default();
+        ensure!(
+            seconds.last().map(bytes) > Some(1_000_000),
+            "dead in the end: {text}"
+        );
+        Ok(seconds.iter().filter(|second| bytes(second) == 0).count())
+    }
+}
+
+#[test]
+fn a_changed_mtu_is_followed_and_running_transfers_survive_it_both_ways() {
+    in_lab(LabOptions::default(), |lab| {
+        let (n1, n2) = (lab.node("n1")?, lab.node("n2")?);
+        let pods = lab.pods();
+        let tunnel = |node: &Node, mtu: u32| {
+            eventually(|| {
+                let link = node.ip("-o link show via.vx4")?;
+                ensure!(link.contains(&format!("mtu {mtu} ")), "not {mtu}: {link}");
+                ensure!(node.readyz()?.body.trim() == "ok", "{:?}", node.readyz()?);
+                Ok(())
+            })
+        };
+        let streams = [
+            Stream::start(&pods[0], &pods[1])?,
+            Stream::start(&pods[1], &pods[0])?,
+        ];
+        std::thread::sleep(Duration::from_secs(1));
+        // Only one node's own network shrinks: its peer must know it from its record.
+        n1.ip("link set eth0 mtu 1400")?;
+        tunnel(&n1, 1350)?;
+        tunnel(&n2, 1450)?;
+        eventually(|| {
+            let routes = n2.ip("route show proto 87")?;
+            ensure!(routes.contains("mtu 1350"), "{routes}");
+            Ok(())
+        })?;
+        let new = n1.add_pod("small")?;
+        ensure!(new.mtu()? == 1350, "a new pod has {}", new.mtu()?);
+        new.ping(pods[1].ip, Echo::whole(1350))?;
+        pods[1].ping(new.ip, Echo::default())?;
+        std::thread::sleep(Duration::from_secs(2));
+        n1.ip("link set eth0 mtu 1500")?;
+        tunnel(&n1, 1450)?;
+        eventually(|| {
+            let routes = n2.ip("route show proto 87")?;
+            ensure!(!routes.contains("mtu"), "{routes}");
+            Ok(())
+        })?;
+        let large = n1.add_pod("large")?;
+        ensure!(large.mtu()? == 1450, "a new pod has {}", large.mtu()?);
+        large.ping(pods[1].ip, Echo::whole(1450))?;
+        for (stream, way) in streams.into_iter().zip(["out of", "into"]) {
+            let stalls = stream.stalls()?;
+            println!(
+                "TCP {way} the node whose MTU changed: {stalls} of {SECONDS} s without a byte"
+            );
+            ensure!(stalls < 2, "{stalls} seconds {way}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn an_mtu_that_cannot_work_is_refused_with_the_number_that_can() {
+    in_lab(
+        LabOptions {
+            nodes: 0,
+            ..LabOptions::default()
+        },
+        |lab| {
+            let node = lab.new_node()?;
+            for (backend, fits) in [("vxlan", 1450), ("host-gw", 1500)] {
+                let asked = (fits + 1).to_string();
+                let mut args = node.agent().args();
+                let at = args
+                    .iter()
+                    .position(|a| a == "--backend")
+                    .context("no --backend")?;
+                args[at + 1] = backend.to_owned();
+                args.extend(["--mtu".to_owned(), asked.clone()]);
+                let args: Vec<&str> = args.iter().map(String::as_str).collect();
+                let program = viaduct_lab::binaries::program("viaduct-agent");
+                let mut agent = command::command("timeout");
+                agent.arg("10").arg(program).args(&args);
+                let output = netns::within(node.netns(), || Ok(agent.output()?))?;
+                let said = String::from_utf8_lossy(&output.stderr);
+                ensure!(
+                    output.status.code() == Some(2),
+                    "{:?}: {said}",
+                    output.status
+                );
+                let told = format!("at most {fits}");
+                ensure!(
+                    said.contains("--mtu") && said.contains(&asked) && said.contains(&told),
+                    "{said}"
+                );
+            }
+            Ok(())
+        },
+    );
+}
