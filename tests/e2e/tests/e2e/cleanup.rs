@@ -1,7 +1,7 @@
 //! `viaductctl cleanup` takes away exactly what is ours.
 
 use anyhow::{Result, ensure};
-use viaduct_e2e::{difference, everything, ours};
+use viaduct_e2e::{difference, eventually, everything, ours};
 use viaduct_lab::{LabOptions, Node, Signal, in_lab};
 
 /// Somebody else's objects beside ours, some of them into our blocks.
@@ -41,6 +41,12 @@ fn cleanup_with_the_agent_dead_leaves_the_host_as_it_was_before() {
         lab.node("n1")?.add_pod("p1")?;
         let node = lab.new_node()?;
         others(&node)?;
+        // The kernel is still trying whether anybody else has its IPv6 addresses.
+        eventually(|| {
+            let addresses = node.ip("-6 -o addr show")?;
+            ensure!(!addresses.contains("tentative"), "{addresses}");
+            Ok(())
+        })?;
         let before = everything(&node)?;
         node.start_agent()?;
         node.await_ready(viaduct_lab::node::READY_TIMEOUT)?;

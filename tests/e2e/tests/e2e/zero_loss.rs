@@ -48,7 +48,7 @@ fn an_interruption_of_a_tenth_of_a_second_is_seen_in_both_streams() {
         std::thread::sleep(Duration::from_secs(1));
         let carried = traffic.stop()?;
         ensure!(carried.lost.len() > 50, "{carried:?}");
-        ensure!(carried.retransmitted.1 > 0, "{carried:?}");
+        ensure!(carried.retransmitted.1 > 2, "{carried:?}");
         Ok(())
     });
 }
