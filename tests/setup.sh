@@ -13,6 +13,7 @@ need ip iproute2
 need nsenter util-linux
 need setpriv util-linux
 need ping iputils-ping
+need ethtool ethtool
 need etcd etcd-server
 need etcdctl etcd-client
 need iperf3 iperf3

@@ -77,7 +77,9 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         hints: Monitor::open()?.spawn(),
         report,
     };
-    let mut dataplane = tokio::spawn(reconciler.run(NetlinkKernel::open()?));
+    let release = nix::sys::utsname::uname().context("cannot read the kernel's release")?;
+    let kernel = NetlinkKernel::open()?.for_release(&release.release().to_string_lossy());
+    let mut dataplane = tokio::spawn(reconciler.run(kernel));
     let views = view::publish(store.clone());
     let sources = health::Sources {
         store: store.connectivity(),

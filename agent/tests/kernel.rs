@@ -404,3 +404,20 @@ fn a_kernel_without_ipip_is_told_from_one_with_it() {
         }
     });
 }
+
+#[test]
+fn old_kernels_get_a_tunnel_without_checksum_offload_and_new_ones_keep_it() {
+    in_namespace(|| {
+        let desired = BACKEND.desired(&scene::cluster().state(), &Default::default());
+        for (release, shown) in [("6.1.0-13-cloud-amd64", "on"), ("5.4.0-200-generic", "off")] {
+            // The second finds the tunnel of the first, as after an upgrade of the agent.
+            let mut kernel = NetlinkKernel::open().unwrap().for_release(release);
+            converge(&mut kernel, &desired);
+            let features = run("ethtool -k via.vx4").1;
+            assert!(
+                features.contains(&format!("tx-checksum-ip-generic: {shown}")),
+                "{release}: {features}"
+            );
+        }
+    });
+}

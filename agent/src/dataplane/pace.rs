@@ -15,10 +15,10 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// The longest wait after a failure.
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
-/// The pause after a reconcile that took `last`: nine times as long, so that a storm
-/// of triggers costs at most a tenth of a core.
+/// The pause after a reconcile that took `last`: twelve times as long, so that a storm
+/// of triggers costs at most a tenth of a core, with what hearing of it costs beside.
 pub fn pause_after(last: Duration) -> Duration {
-    last.saturating_mul(9).min(LONGEST_PAUSE)
+    last.saturating_mul(12).min(LONGEST_PAUSE)
 }
 
 /// Waits that double with each failure in a row.
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn a_storm_costs_at_most_a_tenth_of_a_core_while_reconciles_are_short() {
         let last = Duration::from_millis(5);
-        assert_eq!(pause_after(last), Duration::from_millis(45));
+        assert_eq!(pause_after(last), Duration::from_millis(60));
         assert_eq!(pause_after(Duration::ZERO), Duration::ZERO);
         assert_eq!(pause_after(Duration::from_secs(1)), LONGEST_PAUSE);
     }

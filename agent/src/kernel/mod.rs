@@ -10,6 +10,7 @@ mod encode;
 pub mod error;
 pub mod link_type;
 pub mod monitor;
+pub mod offload;
 pub mod options;
 mod read;
 pub mod socket;
@@ -21,8 +22,10 @@ pub use link_type::LinkType;
 pub use monitor::Monitor;
 pub use socket::{NetlinkSocket, Request};
 
+use std::collections::BTreeSet;
+
 use crate::dataplane::kernel::{Kernel, KernelError};
-use crate::dataplane::objects::Actual;
+use crate::dataplane::objects::{Actual, LinkKind};
 use crate::dataplane::plan::Op;
 use crate::dataplane::rivals::ForeignRoute;
 
@@ -31,6 +34,9 @@ use crate::dataplane::rivals::ForeignRoute;
 pub struct NetlinkKernel {
     socket: NetlinkSocket,
     indices: apply::Indices,
+    /// Tunnels, by index, whose checksum offload was turned off; `None` where the
+    /// kernel does not need that.
+    without_offload: Option<BTreeSet<u32>>,
 }
 
 impl NetlinkKernel {
@@ -43,7 +49,14 @@ impl NetlinkKernel {
         Ok(Self {
             socket: NetlinkSocket::open()?,
             indices: apply::Indices::new(),
+            without_offload: None,
         })
+    }
+
+    /// With what this kernel's release (`uname -r`) needs beside what is asked for.
+    pub fn for_release(mut self, release: &str) -> Self {
+        self.without_offload = offload::is_needed(release).then(BTreeSet::new);
+        self
     }
 }
 
@@ -56,6 +69,13 @@ impl Kernel for NetlinkKernel {
             .into_iter()
             .map(|(index, name)| (name, index))
             .collect();
+        if let Some(done) = &mut self.without_offload {
+            for (name, link) in &actual.links {
+                if matches!(link.kind, LinkKind::Vxlan(_)) && done.insert(link.index) {
+                    offload::turn_off(name);
+                }
+            }
+        }
         Ok(actual)
     }
 

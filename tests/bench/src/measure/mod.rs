@@ -2,6 +2,7 @@
 
 mod agent;
 mod cni;
+mod heal;
 mod join;
 mod path;
 mod peers;
@@ -63,6 +64,11 @@ pub(crate) const ALL: &[Measurement] = &[
         name: "peers",
         about: "2,000 peers: cold start, beside ip -batch and bridge -batch; memory",
         run: peers::run,
+    },
+    Measurement {
+        name: "heal",
+        about: "damage to repair, 200 times for each kind of object; damage without end",
+        run: heal::run,
     },
     Measurement {
         name: "path",
