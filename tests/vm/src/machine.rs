@@ -83,10 +83,11 @@ impl Machine {
     /// Pulls the network cable, or puts it back.
     pub(crate) fn cable(&self, plugged: bool) -> Result<()> {
         let state = if plugged { "on" } else { "off" };
-        self.monitor(&format!("set_link {CABLE} {state}"))
+        self.monitor(&format!("set_link {CABLE} {state}")).map(drop)
     }
 
-    fn monitor(&self, line: &str) -> Result<()> {
+    /// Says a line to QEMU's monitor; what it answers.
+    fn monitor(&self, line: &str) -> Result<String> {
         let mut monitor = UnixStream::connect(&self.sockets.monitor).context("QEMU's monitor")?;
         monitor.set_read_timeout(Some(Duration::from_secs(10)))?;
         let prompt = |monitor: &mut UnixStream| -> Result<String> {
@@ -101,8 +102,8 @@ impl Machine {
         prompt(&mut monitor)?;
         writeln!(monitor, "{line}")?;
         let said = prompt(&mut monitor)?;
-        ensure!(!said.contains("rror"), "QEMU's monitor: {line}: {said}");
-        Ok(())
+        ensure!(!said.contains("Error"), "QEMU's monitor: {line}: {said}");
+        Ok(said)
     }
 
     /// Cuts the power: nothing inside has a chance to say good-bye.
@@ -120,7 +121,11 @@ impl Machine {
         let start = Instant::now();
         while self.qemu.try_wait()?.is_none() {
             if start.elapsed() > patience {
-                bail!(self.told(&format!("is still on after {patience:?}")));
+                bail!(
+                    "{}\n{}",
+                    self.told(&format!("is still on after {patience:?}")),
+                    self.where_it_stands()
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -132,6 +137,19 @@ impl Machine {
             let _ = reader.join();
         }
         result_in(&self.console()).with_context(|| self.told("went off without a result"))
+    }
+
+    /// Each processor's instruction, and whether it waits (HLT=1): a machine that
+    /// waits everywhere has a program that hangs.
+    fn where_it_stands(&self) -> String {
+        let registers = self.monitor("info registers -a");
+        registers.map_or_else(
+            |error| format!("{error:#}"),
+            |text| {
+                let lines = text.lines().filter(|line| line.starts_with("RIP="));
+                lines.collect::<Vec<_>>().join("\n")
+            },
+        )
     }
 
     fn console(&self) -> String {
