@@ -21,6 +21,9 @@ pub const PAYLOAD: usize = 1_000_000;
 /// How many pairs are tried at the same time.
 const WIDTH: usize = 6;
 
+/// How long a reply may take: the machine may be busy, or emulated.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// What one check came to: how it failed, if it did.
 pub type Verdict = Result<(), String>;
 
@@ -200,6 +203,13 @@ fn verdict(result: Result<()>) -> Verdict {
     result.map_err(|error| format!("{error:#}"))
 }
 
+fn patient(echo: Echo) -> Echo {
+    Echo {
+        wait: PATIENCE,
+        ..echo
+    }
+}
+
 /// Tries a node's own way to a pod: `netns` is the node's namespace, `server`
 /// serves `payload` in the pod.
 pub fn node_to_pod(
@@ -212,7 +222,7 @@ pub fn node_to_pod(
     NodeToPod {
         from: from.to_owned(),
         to: to.clone(),
-        ping: verdict(probe::ping(netns, to.ip, Echo::default())),
+        ping: verdict(probe::ping(netns, to.ip, patient(Echo::default()))),
         tcp: verdict(probe::transfer(netns, server, payload).map(drop)),
     }
 }
@@ -220,8 +230,8 @@ pub fn node_to_pod(
 /// Tries everything from one pod to another, in whose namespace `server` serves
 /// `payload`. What was on the wire is for the caller to fill in.
 pub fn pod_pair(from: &Pod, to: &Pod, server: SocketAddr, mtu: u32, payload: &Payload) -> PodPair {
-    let ping = from.ping(to.ip, Echo::default());
-    let whole = from.ping(to.ip, Echo::whole(mtu));
+    let ping = from.ping(to.ip, patient(Echo::default()));
+    let whole = from.ping(to.ip, patient(Echo::whole(mtu)));
     let beyond = Echo {
         wait: Duration::from_millis(200),
         ..Echo::whole(mtu + 1)

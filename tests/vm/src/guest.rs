@@ -21,6 +21,9 @@ use crate::port::{DEVICE, Request, Target};
 /// What the payload is drawn from, in every machine.
 const SEED: u64 = 87;
 
+/// How long a reply may take in machines that are emulated.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// Pairs that are tried at the same time in one machine.
 const WIDTH: usize = 2;
 
@@ -114,7 +117,7 @@ impl Guest {
                 json(found)
             }
             Request::Ping(targets) => {
-                json(self.failures(targets, |from, to| from.ping(to.pod.ip, Echo::default())))
+                json(self.failures(targets, |from, to| from.ping(to.pod.ip, patient())))
             }
             Request::Transfer(targets) => json(self.failures(targets, |from, to| {
                 from.transfer(to.server, &self.payload).map(drop)
@@ -204,6 +207,13 @@ fn address_card(address: Ipv4Addr) -> Result<()> {
          route add default via {} dev eth0\n",
         underlay::BRIDGE_ADDRESS
     ))
+}
+
+fn patient() -> Echo {
+    Echo {
+        wait: PATIENCE,
+        ..Echo::default()
+    }
 }
 
 fn json(value: impl Serialize) -> Result<Value> {

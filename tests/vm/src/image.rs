@@ -20,15 +20,13 @@ pub(crate) struct Hardware {
     pub(crate) plug: Option<Plug>,
 }
 
-/// A network card and the datagram sockets that are its cable.
+/// A network card and the loopback socket that is its cable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Plug {
     /// The last byte of the card's MAC.
     pub(crate) number: u8,
     /// The loopback port that the wire listens on.
-    pub(crate) wire: u16,
-    /// The loopback port that the card listens on.
-    pub(crate) card: u16,
+    pub(crate) port: u16,
 }
 
 /// The name of the network card's cable in QEMU's monitor.
@@ -136,10 +134,10 @@ pub(crate) fn qemu_args(
     ] {
         args.extend([flag.to_owned(), value]);
     }
-    if let Some(Plug { number, wire, card }) = hardware.plug {
+    if let Some(Plug { number, port }) = hardware.plug {
         args.extend([
             "-netdev".to_owned(),
-            format!("socket,id={CABLE},udp=127.0.0.1:{wire},localaddr=127.0.0.1:{card}"),
+            format!("socket,id={CABLE},connect=127.0.0.1:{port}"),
             "-device".to_owned(),
             format!("virtio-net-pci,netdev={CABLE},mac=52:54:00:87:00:{number:02x},romfile="),
         ]);

@@ -56,7 +56,7 @@ struct ScriptArgs {
     #[command(flatten)]
     image: ImageArgs,
     /// How long it may take, in seconds
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 240)]
     seconds: u64,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
