@@ -96,10 +96,14 @@ fn urgency(sent: &Claim, wanted: &Claim) -> Urgency {
     if sent == wanted {
         return Urgency::None;
     }
-    let counts_only = Claim {
-        blocks: sent.blocks.clone(),
-        ..wanted.clone()
-    } == *sent;
+    // Another set of blocks is news, not a tick: `viaductctl status` counts by it.
+    let same_blocks = sent.blocks.keys().eq(wanted.blocks.keys());
+    let counts_only = same_blocks
+        && *sent
+            == Claim {
+                blocks: sent.blocks.clone(),
+                ..wanted.clone()
+            };
     if counts_only {
         Urgency::Tick
     } else {
@@ -131,5 +135,9 @@ mod tests {
         assert_eq!(urgency(&claim(1, 0), &claim(1, 0)), Urgency::None);
         assert_eq!(urgency(&claim(1, 0), &claim(1, 5)), Urgency::Tick);
         assert_eq!(urgency(&claim(1, 0), &claim(2, 5)), Urgency::Now);
+        let mut grown = claim(1, 0);
+        let usage = BlockUsage { used: 0, free: 63 };
+        grown.blocks.insert("10.64.0.64-26".to_owned(), usage);
+        assert_eq!(urgency(&claim(1, 0), &grown), Urgency::Now);
     }
 }
