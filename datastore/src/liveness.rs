@@ -176,10 +176,12 @@ impl Rival {
         let (first, first_left, since) = self
             .first
             .get_or_insert_with(|| (version.clone(), left, Instant::now()));
+        let elapsed = asked.saturating_duration_since(*since);
         first != version
             || left > *first_left
-            // A slow answer must not look like a renewal.
-            || left + asked.saturating_duration_since(*since) > *first_left + Self::ROUNDING
+            // A slow answer must not look like a renewal, nor may a lease that has
+            // run out and that the store has only not ended yet.
+            || (!left.is_zero() && left + elapsed > *first_left + Self::ROUNDING)
     }
 }
 
@@ -428,5 +430,37 @@ impl Holder {
             }
         }
         state.send_replace(new);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks at a lease once, and again `later` with `left` on it.
+    fn alive(first: u64, later: u64, left: u64) -> bool {
+        let version = Version("1".to_owned());
+        let mut rival = Rival::default();
+        let now = Instant::now();
+        assert!(!rival.is_alive(&version, Duration::from_secs(first), now));
+        let then = now + Duration::from_secs(later);
+        rival.is_alive(&version, Duration::from_secs(left), then)
+    }
+
+    #[test]
+    fn a_lease_that_counts_down_is_nobodys() {
+        assert!(!alive(9, 3, 6));
+        assert!(!alive(9, 3, 7), "whole seconds are rounded");
+    }
+
+    #[test]
+    fn a_renewed_lease_is_somebodys() {
+        assert!(alive(9, 3, 9));
+        assert!(alive(6, 1, 9));
+    }
+
+    #[test]
+    fn a_lease_that_ran_out_is_nobodys_however_late_the_store_ends_it() {
+        assert!(!alive(2, 5, 0));
     }
 }
