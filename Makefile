@@ -41,7 +41,7 @@ demo: build
 
 # The end-to-end tests drive release binaries, as users do.
 test: build
-	VIADUCT_BIN_DIR=$(CURDIR)/target/release cargo test --workspace --locked
+	VIADUCT_BIN_DIR=$(CURDIR)/target/release cargo test --workspace --locked --no-fail-fast
 
 soak: build
 	VIADUCT_BIN_DIR=$(CURDIR)/target/release VIADUCT_OUTAGE_SECONDS=300 \
