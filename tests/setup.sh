@@ -17,8 +17,6 @@ need ethtool ethtool
 need etcd etcd-server
 need etcdctl etcd-client
 need iperf3 iperf3
-need nft nftables
-need iptables-nft iptables
 need openssl openssl
 [ -x /usr/lib/cni/ptp ] || missing+=(containernetworking-plugins)
 

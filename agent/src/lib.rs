@@ -12,7 +12,6 @@ pub mod claims;
 pub mod cleanup;
 pub mod cni;
 pub mod dataplane;
-pub mod egress;
 pub mod flags;
 pub mod health;
 pub mod http;

@@ -7,7 +7,6 @@ mod cni;
 mod conflicts;
 mod demo;
 mod drift;
-mod egress;
 mod memory;
 mod names;
 mod pools;
