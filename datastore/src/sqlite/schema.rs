@@ -4,7 +4,9 @@
 //! triggers, so that a person who edits a record with the `sqlite3` program is
 //! noticed like any other writer.
 
-use rusqlite::{Connection, TransactionBehavior};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::clock::Clock;
 
@@ -76,12 +78,12 @@ pub(super) fn prepare(conn: &mut Connection, clock: &Clock) -> Result<String, Un
     conn.busy_handler(Some(move |count: i32| {
         waited = if count == 0 { 0 } else { waited + 1 };
         let pause = 1 + u64::from((waited ^ std::process::id()) % 4);
-        std::thread::sleep(std::time::Duration::from_millis(pause));
+        std::thread::sleep(Duration::from_millis(pause));
         waited < 1600
     }))?;
     // Looked at before anything is written: it may not be ours.
-    fit(conn)?;
-    conn.pragma_update(None, "journal_mode", "wal")?;
+    fit(&conn.transaction()?)?;
+    to_write_ahead(conn)?;
     conn.pragma_update(None, "synchronous", "full")?;
     conn.pragma_update(None, "cache_size", -512)?;
     conn.pragma_update(None, "journal_size_limit", 4 << 20)?;
@@ -102,13 +104,31 @@ pub(super) fn prepare(conn: &mut Connection, clock: &Clock) -> Result<String, Un
     Ok(id)
 }
 
+/// Write-ahead logging, which stays with the file. Where several make the same file at once
+/// sqlite answers "busy" without asking the busy handler, because it sees a deadlock coming;
+/// whoever lets go and asks again gets through.
+fn to_write_ahead(conn: &Connection) -> rusqlite::Result<()> {
+    let mut turn = 0;
+    loop {
+        match conn.pragma_update(None, "journal_mode", "wal") {
+            Err(e) if turn < 400 && e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                turn += 1;
+                std::thread::sleep(Duration::from_millis(1 + turn % 10));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 #[derive(PartialEq, Eq)]
 enum Fit {
     Empty,
     Ours,
 }
 
-fn fit(conn: &Connection) -> Result<Fit, Unfit> {
+/// What a file is. Wants a transaction: without one each of the three readings is a moment
+/// of its own, and a store that another process makes meanwhile looks like a stranger's.
+fn fit(conn: &Transaction<'_>) -> Result<Fit, Unfit> {
     let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
     let application = pragma("application_id")?;
@@ -118,5 +138,44 @@ fn fit(conn: &Connection) -> Result<Fit, Unfit> {
         (_, APPLICATION, LAYOUT) => Ok(Fit::Ours),
         (_, APPLICATION, newer) => Err(Unfit::Newer(newer)),
         _ => Err(Unfit::Foreign),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_comes_and_goes_is_never_taken_for_a_strangers() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let open = || {
+            let conn = Connection::open(dir.path().join("store.db")).unwrap();
+            conn.busy_timeout(Duration::from_secs(30)).unwrap();
+            conn
+        };
+        let mut other = open();
+        to_write_ahead(&other).unwrap();
+        std::thread::scope(|scope| {
+            let coming_and_going = scope.spawn(move || {
+                for turn in 0..600 {
+                    let tx = other.transaction_with_behavior(TransactionBehavior::Immediate);
+                    let tx = tx.unwrap();
+                    let (layout, statement) = match turn % 2 {
+                        0 => ((APPLICATION, LAYOUT), "CREATE TABLE store (id TEXT)"),
+                        _ => ((0, 0), "DROP TABLE store"),
+                    };
+                    tx.execute_batch(statement).unwrap();
+                    tx.pragma_update(None, "application_id", layout.0).unwrap();
+                    tx.pragma_update(None, "user_version", layout.1).unwrap();
+                    tx.commit().unwrap();
+                }
+            });
+            let mut conn = open();
+            while !coming_and_going.is_finished() {
+                let is = fit(&conn.transaction().unwrap());
+                assert!(is.is_ok(), "{:?}", is.err());
+            }
+        });
     }
 }

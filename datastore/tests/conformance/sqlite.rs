@@ -336,6 +336,27 @@ async fn a_store_that_was_removed_is_made_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_many_open_at_once_is_made_once_and_refused_to_nobody() {
+    // Each turn is another chance for one of them to look while another one creates.
+    for turn in 0..40 {
+        let lab = SqliteLab::new().await;
+        let mut clients = tokio::task::JoinSet::new();
+        for client in 0..8 {
+            let store = lab.open().await;
+            clients.spawn(async move {
+                let name = format!("client-{client}");
+                store.create(Kind::Node, &name, b"1", None).await
+            });
+        }
+        for outcome in clients.join_all().await {
+            assert!(outcome.is_ok(), "turn {turn}: {outcome:?}");
+        }
+        let list = lab.open().await.list(Kind::Node).await.unwrap();
+        assert_eq!(list.entries.len(), 8, "turn {turn}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_no_store_is_refused_and_left_alone() {
     let lab = SqliteLab::new().await;
     let text = "not a database, but long enough to look like one ".repeat(40);
