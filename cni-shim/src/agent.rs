@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde::Serialize;
 use viaduct_cni::CniError;
 use viaduct_cni::frame::{self, FrameError, HEADER};
-use viaduct_cni::protocol::{Reply, Request};
+use viaduct_cni::protocol::Reply;
 
-/// How long the agent may take. Runtimes give up later than this themselves.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the agent may take to do something. Runtimes give up later than this
+/// themselves.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why there is no reply.
 pub(crate) enum Failure {
@@ -37,10 +39,7 @@ impl Failure {
             .with_details("the agent of this node is not running, or just starting"),
             Failure::Silent => CniError::new(
                 CniError::TRY_AGAIN_LATER,
-                format!(
-                    "viaduct-agent at {socket} did not answer within {} s",
-                    PATIENCE.as_secs()
-                ),
+                format!("viaduct-agent at {socket} does not answer in time"),
             ),
             Failure::Broken(why) => CniError::new(
                 CniError::PROTOCOL,
@@ -53,11 +52,12 @@ impl Failure {
 /// Sends `request` with its descriptors and waits for the reply.
 pub(crate) fn ask(
     socket: &Path,
-    request: &Request,
+    request: &impl Serialize,
     descriptors: &[BorrowedFd<'_>],
+    patience: Duration,
 ) -> Result<Reply, Failure> {
     let frame = frame::encode(request).map_err(|e| Failure::Broken(e.to_string()))?;
-    let mut stream = connect(socket).map_err(failure)?;
+    let mut stream = connect(socket, patience).map_err(failure)?;
     let sent = frame::send_with_descriptors(&stream, &frame, descriptors).map_err(failure)?;
     let rest = frame.get(sent..).unwrap_or_default();
     stream.write_all(rest).map_err(failure)?;
@@ -70,7 +70,7 @@ pub(crate) fn ask(
     frame::decode(&payload).map_err(broken)
 }
 
-fn connect(path: &Path) -> io::Result<UnixStream> {
+fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let address = SocketAddrUnix::new(path)?;
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
@@ -80,8 +80,8 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     )?;
     // Before connecting: an agent that stands still lets its queue fill up, and
     // connecting waits for a place in it.
-    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(patience))?;
     rustix::net::connect(&socket, &address)?;
     Ok(UnixStream::from(socket))
 }

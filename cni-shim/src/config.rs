@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use viaduct_model::AttachmentId;
 
 use crate::CniError;
 use crate::version::CniVersion;
@@ -29,8 +30,11 @@ pub struct NetConf {
     pub run_dir: PathBuf,
     /// DNS settings, passed on into the result as they are.
     pub dns: Option<Value>,
-    /// Whether another plugin ran before this one in the list.
-    pub has_previous_result: bool,
+    /// What came of the plugins before this one (ADD), or of the whole list (CHECK,
+    /// DEL).
+    pub previous_result: Option<Value>,
+    /// The whole configuration, for what only one verb reads of it.
+    pub object: Map<String, Value>,
 }
 
 /// A configuration that was refused, and the version to say so in.
@@ -57,12 +61,63 @@ impl NetConf {
             version: CniVersion::NEWEST,
             error,
         })?;
-        Self::from_object(&object, version).map_err(|error| Refused { version, error })
+        Self::from_object(object, version).map_err(|error| Refused { version, error })
     }
 
-    fn from_object(object: &Map<String, Value>, version: CniVersion) -> Result<Self, CniError> {
+    /// Refuses a verb that the configuration's version does not know.
+    ///
+    /// # Errors
+    /// Code 1.
+    pub fn allow(&self, verb: &str, since: CniVersion) -> Result<(), CniError> {
+        if self.version >= since {
+            return Ok(());
+        }
+        Err(CniError::new(
+            CniError::INCOMPATIBLE_VERSION,
+            format!("cniVersion {} does not allow {verb}", self.version),
+        )
+        .with_details(format!("{verb} came with {since}")))
+    }
+
+    /// The attachments that GC is to keep, by the names of their host ends.
+    ///
+    /// Without the field none is valid: libcni leaves it out when it is to collect all.
+    ///
+    /// # Errors
+    /// Code 7 for what is no list of attachments: nothing may be collected by it.
+    pub fn valid_attachments(&self) -> Result<Vec<String>, CniError> {
+        let fields = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+        let Some((field, value)) = fields
+            .iter()
+            .find_map(|field| Some((*field, self.object.get(*field)?)))
+        else {
+            return Ok(Vec::new());
+        };
+        let wrong = |what: &Value| {
+            let shown: String = what.to_string().chars().take(128).collect();
+            invalid(field, &format!("is not a list of attachments: {shown}"))
+        };
+        let list = match value {
+            // What Go makes of an empty list.
+            Value::Null => return Ok(Vec::new()),
+            Value::Array(list) => list,
+            other => return Err(wrong(other)),
+        };
+        let mut links = Vec::with_capacity(list.len());
+        for one in list {
+            let container = one["containerID"].as_str().ok_or_else(|| wrong(one))?;
+            let ifname = one["ifname"].as_str().ok_or_else(|| wrong(one))?;
+            // An id that no ADD of ours would have taken is no attachment of ours.
+            links.extend(AttachmentId::new(container, ifname).map(|id| id.link_name()));
+        }
+        Ok(links)
+    }
+
+    fn from_object(it: Map<String, Value>, version: CniVersion) -> Result<Self, CniError> {
+        let object = &it;
         let name = text(object, "name")?.ok_or_else(|| invalid("name", "is missing"))?;
-        if !valid_network_name(name) {
+        let name = name.to_owned();
+        if !valid_network_name(&name) {
             return Err(invalid(
                 "name",
                 &format!(
@@ -101,13 +156,15 @@ impl NetConf {
                 .with_details("viaduct-agent assigns addresses from the node's blocks itself; remove \"ipam\""));
             }
         }
+        let previous_result = object.get("prevResult").filter(|v| !v.is_null()).cloned();
         Ok(Self {
             version,
-            name: name.to_owned(),
+            name,
             socket,
             run_dir,
             dns,
-            has_previous_result: !matches!(object.get("prevResult"), None | Some(Value::Null)),
+            previous_result,
+            object: it,
         })
     }
 }
@@ -243,7 +300,7 @@ mod tests {
         assert_eq!(conf.version, CniVersion::V1_1_0);
         assert_eq!(conf.run_dir, Path::new("/run/v"));
         assert!(conf.dns.is_some());
-        assert!(!conf.has_previous_result);
+        assert!(conf.previous_result.is_none());
     }
 
     #[test]
@@ -251,6 +308,53 @@ mod tests {
         let conf = NetConf::parse(br#"{"cniVersion":"0.3.1","name":"n"}"#).unwrap();
         assert_eq!(conf.socket, Path::new(DEFAULT_SOCKET));
         assert_eq!(conf.run_dir, Path::new("/run/viaduct"));
+    }
+
+    #[test]
+    fn valid_attachments_are_read_under_both_names_and_never_guessed() {
+        let parse = |field: &str| {
+            let text = format!(r#"{{"cniVersion":"1.1.0","name":"n"{field}}}"#);
+            NetConf::parse(text.as_bytes()).unwrap().valid_attachments()
+        };
+        let link = AttachmentId::new("c1", "eth0").unwrap().link_name();
+        let list = r#"[{"containerID":"c1","ifname":"eth0"},{"containerID":"","ifname":"x"}]"#;
+        for field in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+            let named = parse(&format!(r#","{field}":{list}"#)).unwrap();
+            assert_eq!(named, [link.as_str()]);
+        }
+        assert!(parse("").unwrap().is_empty());
+        assert!(
+            parse(r#","cni.dev/valid-attachments":null"#)
+                .unwrap()
+                .is_empty()
+        );
+        for bad in ["{}", "7", "[7]", r#"[{"containerID":"c1"}]"#] {
+            let error = parse(&format!(r#","cni.dev/valid-attachments":{bad}"#)).unwrap_err();
+            assert_eq!(error.code, 7, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_verb_needs_the_version_that_it_came_with() {
+        let conf = |version: &str| {
+            let text = format!(r#"{{"cniVersion":"{version}","name":"n"}}"#);
+            NetConf::parse(text.as_bytes()).unwrap()
+        };
+        assert_eq!(
+            conf("0.3.1")
+                .allow("CHECK", CniVersion::V0_4_0)
+                .unwrap_err()
+                .code,
+            1
+        );
+        assert!(conf("0.4.0").allow("CHECK", CniVersion::V0_4_0).is_ok());
+        assert_eq!(
+            conf("1.0.0")
+                .allow("GC", CniVersion::V1_1_0)
+                .unwrap_err()
+                .code,
+            1
+        );
     }
 
     #[test]

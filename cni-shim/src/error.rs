@@ -31,14 +31,23 @@ impl CniError {
     pub const DECODE_FAILURE: u32 = 6;
     /// The configuration is not valid.
     pub const INVALID_CONFIG: u32 = 7;
+    /// The container is not known; nothing of it needs to be cleaned up.
+    pub const UNKNOWN_CONTAINER: u32 = 3;
     /// The runtime should try again later.
     pub const TRY_AGAIN_LATER: u32 = 11;
+    /// STATUS: no container can be attached now.
+    pub const NOT_AVAILABLE: u32 = 50;
+    /// STATUS: the same, and attached containers may not reach everything either.
+    pub const LIMITED_CONNECTIVITY: u32 = 51;
     /// Ours: the kernel refused what the attachment needs.
     pub const KERNEL_REFUSED: u32 = 100;
     /// Ours: plugin and agent do not understand each other.
     pub const PROTOCOL: u32 = 101;
     /// Ours: the agent's own records contradict the request.
     pub const CONFLICT: u32 = 102;
+
+    /// Ours: CHECK found an attachment to be other than it should be.
+    pub const CHECK_FAILED: u32 = 103;
 
     /// An error without details.
     pub fn new(code: u32, msg: impl Into<String>) -> Self {

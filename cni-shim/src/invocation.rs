@@ -13,6 +13,12 @@ pub enum Command {
     Add(Attachment),
     /// Detach a container.
     Del(Attachment),
+    /// Compare an attachment with what it should be.
+    Check(Attachment),
+    /// Remove what is left of attachments that are no more.
+    Gc,
+    /// Say whether containers can be attached.
+    Status,
     /// Name the supported versions.
     Version,
 }
@@ -26,6 +32,8 @@ pub struct Attachment {
     pub netns: String,
     /// `namespace/name` of the Kubernetes pod, when `CNI_ARGS` tells it.
     pub pod: Option<String>,
+    /// All pairs of `CNI_ARGS`. Those that nobody here knows are others' business.
+    pub args: Vec<(String, String)>,
 }
 
 /// Reads the environment; `None` when there is no `CNI_COMMAND` at all, that is
@@ -40,10 +48,10 @@ pub fn from_env(get: impl Fn(&str) -> Option<OsString>) -> Result<Option<Command
     match command.to_str() {
         Some("ADD") => attachment(&get, true).map(|a| Some(Command::Add(a))),
         Some("DEL") => attachment(&get, false).map(|a| Some(Command::Del(a))),
+        Some("CHECK") => attachment(&get, true).map(|a| Some(Command::Check(a))),
+        Some("GC") => Ok(Some(Command::Gc)),
+        Some("STATUS") => Ok(Some(Command::Status)),
         Some("VERSION") => Ok(Some(Command::Version)),
-        Some(later @ ("CHECK" | "GC" | "STATUS")) => Err(environment(format!(
-            "CNI_COMMAND: {later} is not supported by this release of viaduct"
-        ))),
         _ => Err(environment(format!(
             "CNI_COMMAND: {:?} is not a verb of the CNI specification",
             command
@@ -91,40 +99,46 @@ fn attachment(
             invalid.field, invalid.value, invalid.allowed
         ));
     }
-    let pod = match args.as_deref().map(pod_of) {
+    let args = match args.as_deref().map(pairs_of) {
         Some(Err(pair)) => {
             problems.push(format!(
                 "CNI_ARGS {pair:?} is not allowed: pairs KEY=VALUE separated by ';'"
             ));
-            None
+            Vec::new()
         }
-        Some(Ok(pod)) => pod,
-        None => None,
+        Some(Ok(pairs)) => pairs,
+        None => Vec::new(),
     };
     match id {
         Ok(id) if problems.is_empty() => Ok(Attachment {
             id,
             netns: netns.unwrap_or_default(),
-            pod,
+            pod: pod_of(&args),
+            args,
         }),
         _ => Err(environment(problems.join("; "))),
     }
 }
 
-/// The pod that `CNI_ARGS` names, or the first pair that is none.
-fn pod_of(args: &str) -> Result<Option<String>, String> {
-    let (mut namespace, mut name) = (None, None);
-    for pair in args.split(';').filter(|p| !p.is_empty()) {
-        match pair.split_once('=') {
-            Some(("K8S_POD_NAMESPACE", value)) => namespace = Some(value),
-            Some(("K8S_POD_NAME", value)) => name = Some(value),
-            Some(_) => {}
-            None => return Err(pair.chars().take(64).collect()),
-        }
-    }
-    Ok(namespace
-        .zip(name)
-        .map(|(namespace, name)| format!("{namespace}/{name}").chars().take(512).collect()))
+/// The pairs of `CNI_ARGS`, or the first that is none.
+fn pairs_of(args: &str) -> Result<Vec<(String, String)>, String> {
+    args.split(';')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+            None => Err(pair.chars().take(64).collect()),
+        })
+        .collect()
+}
+
+/// The pod that they name.
+fn pod_of(args: &[(String, String)]) -> Option<String> {
+    let find = |key: &str| {
+        let found = args.iter().rev().find(|(k, _)| k == key);
+        found.map(|(_, value)| value.as_str())
+    };
+    let (namespace, name) = (find("K8S_POD_NAMESPACE")?, find("K8S_POD_NAME")?);
+    Some(format!("{namespace}/{name}").chars().take(512).collect())
 }
 
 fn environment(msg: String) -> CniError {
@@ -193,7 +207,6 @@ mod tests {
     fn hostile_values_are_code_4() {
         for (name, value) in [
             ("CNI_COMMAND", "NUKE"),
-            ("CNI_COMMAND", "CHECK"),
             ("CNI_CONTAINERID", "../../etc"),
             ("CNI_IFNAME", "a-name-of-16-byt"),
             ("CNI_ARGS", "no pair"),

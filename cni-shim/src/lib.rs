@@ -3,6 +3,7 @@
 //!
 //! - [`config`], [`invocation`], [`result`], [`error`], [`version`]: the CNI
 //!   specification, versions 0.3.1 to 1.1.0, as plain data in and out.
+//! - [`wishes`], [`previous`]: what a configuration says about one attachment.
 //! - [`protocol`], [`frame`]: how the plugin asks the agent, descriptors included.
 //! - [`spool`]: how a DEL survives the agent being away.
 //!
@@ -14,9 +15,11 @@ pub mod config;
 pub mod error;
 pub mod frame;
 pub mod invocation;
+pub mod previous;
 pub mod protocol;
 pub mod result;
 pub mod spool;
 pub mod version;
+pub mod wishes;
 
 pub use error::CniError;

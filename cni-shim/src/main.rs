@@ -46,11 +46,14 @@ fn run(command: Command, input: &[u8]) -> Result<String, Refused> {
                 .map(|requested| version_result(&requested))
                 .map_err(newest);
         }
-        Command::Add(_) | Command::Del(_) => NetConf::parse(input)?,
+        _ => NetConf::parse(input)?,
     };
     let done = match command {
         Command::Add(attachment) => verbs::add(&conf, attachment),
         Command::Del(attachment) => verbs::del(&conf, attachment).map(|()| String::new()),
+        Command::Check(attachment) => verbs::check(&conf, attachment).map(|()| String::new()),
+        Command::Gc => verbs::gc(&conf).map(|()| String::new()),
+        Command::Status => verbs::status(&conf).map(|()| String::new()),
         Command::Version => Ok(String::new()),
     };
     done.map_err(|error| Refused {

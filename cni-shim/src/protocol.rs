@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 use viaduct_model::{AttachmentId, MacAddr};
 
 use crate::CniError;
+use crate::previous::Previous;
+use crate::wishes::Wishes;
 
 /// The version of this protocol.
 pub const PROTOCOL: u32 = 1;
 
-/// What the plugin asks for.
+/// What the plugin asks for about one attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verb {
@@ -23,9 +25,37 @@ pub enum Verb {
     Add,
     /// Detach; comes with no descriptor.
     Del,
+    /// Compare with what it should be; comes with the descriptors of ADD.
+    Check,
 }
 
-/// A request of the plugin.
+/// What the plugin asks for about a whole network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkVerb {
+    /// Remove the attachments that are not to be kept.
+    Gc,
+    /// Say whether pods can be attached.
+    Status,
+}
+
+/// A request of the plugin about a whole network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkRequest {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// What to do.
+    pub verb: NetworkVerb,
+    /// The network's name from the configuration.
+    pub network: String,
+    /// With GC, what is to be kept, by the names of the host ends
+    /// ([`AttachmentId::link_name`]): short, so that thousands fit a frame.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep: Vec<String>,
+}
+
+/// A request of the plugin about one attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
@@ -44,6 +74,12 @@ pub struct Request {
     /// `namespace/name` of the Kubernetes pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+    /// What ADD is to give the pod.
+    #[serde(default, skip_serializing_if = "Wishes::is_empty")]
+    pub wishes: Wishes,
+    /// With CHECK, what the runtime was told of the attachment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Previous>,
 }
 
 /// The agent's answer.
@@ -54,7 +90,9 @@ pub enum Reply {
     Wired(Wired),
     /// DEL is done.
     Gone,
-    /// Neither is.
+    /// CHECK found nothing wrong, GC has removed all that it had to, or STATUS is well.
+    Fine,
+    /// It is not done, and why.
     Refused(CniError),
 }
 
@@ -74,4 +112,7 @@ pub struct Wired {
     pub addresses: Vec<IpAddr>,
     /// The next hop of the pod's default route, at most one per family.
     pub gateways: Vec<IpAddr>,
+    /// Whether another interface of the pod has its default route.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secondary: bool,
 }

@@ -98,6 +98,7 @@ pub fn add_result(
         routes: wired
             .gateways
             .iter()
+            .filter(|_| !wired.secondary)
             .map(|&gw| Route {
                 dst: if gw.is_ipv4() { "0.0.0.0/0" } else { "::/0" },
                 gw,

@@ -176,6 +176,8 @@ mod tests {
             network: "n".into(),
             netns: String::new(),
             pod: None,
+            wishes: Default::default(),
+            previous: None,
         }
     }
 

@@ -1,18 +1,25 @@
-//! ADD and DEL as the plugin does them.
+//! The verbs as the plugin does them.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use viaduct_cni::config::NetConf;
 use viaduct_cni::invocation::Attachment;
-use viaduct_cni::protocol::{PROTOCOL, Reply, Request, Verb};
+use viaduct_cni::previous::Previous;
+use viaduct_cni::protocol::{NetworkRequest, NetworkVerb, PROTOCOL, Reply, Request, Verb};
+use viaduct_cni::version::CniVersion;
+use viaduct_cni::wishes::Wishes;
 use viaduct_cni::{CniError, result, spool};
 
-use crate::agent::{self, Failure};
+use crate::agent::{self, Failure, PATIENCE};
 use crate::netns;
+
+/// How long STATUS waits for an agent: it is asked every few seconds.
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Attaches, and prints the result.
 pub(crate) fn add(conf: &NetConf, attachment: Attachment) -> Result<String, CniError> {
-    if conf.has_previous_result {
+    if conf.previous_result.is_some() {
         return Err(CniError::new(
             CniError::INVALID_CONFIG,
             "network configuration: field \"prevResult\" is present, but viaduct must be the \
@@ -22,12 +29,18 @@ pub(crate) fn add(conf: &NetConf, attachment: Attachment) -> Result<String, CniE
             "viaduct makes the pod's interface; put the plugins that change it after it",
         ));
     }
+    let wishes = Wishes::read(&conf.object, &attachment.args)?;
     let pod = netns::open(&attachment.netns)?;
-    let request = request(Verb::Add, conf, attachment);
+    let request = Request {
+        wishes,
+        ..request(Verb::Add, conf, attachment)
+    };
     let descriptors = [pod.namespace.as_fd(), pod.rtnetlink.as_fd()];
-    let reply = agent::ask(&conf.socket, &request, &descriptors)
+    let reply = agent::ask(&conf.socket, &request, &descriptors, PATIENCE)
         .map_err(|failure| failure.into_error(&conf.socket))?;
     match reply {
+        // Of a release that knows no wishes: no other address may pass for the one.
+        Reply::Wired(wired) if !request.wishes.are_met_by(&wired) => Err(unexpected()),
         Reply::Wired(wired) => result::add_result(
             conf.version,
             &wired,
@@ -42,14 +55,76 @@ pub(crate) fn add(conf: &NetConf, attachment: Attachment) -> Result<String, CniE
             )
         }),
         Reply::Refused(error) => Err(error),
-        Reply::Gone => Err(unexpected()),
+        Reply::Gone | Reply::Fine => Err(unexpected()),
+    }
+}
+
+/// Compares an attachment with what it should be.
+pub(crate) fn check(conf: &NetConf, attachment: Attachment) -> Result<(), CniError> {
+    conf.allow("CHECK", CniVersion::V0_4_0)?;
+    let Some(result) = &conf.previous_result else {
+        return Err(CniError::new(
+            CniError::INVALID_CONFIG,
+            "network configuration: field \"prevResult\" is missing, which CHECK compares with",
+        ));
+    };
+    let previous = Previous::of(result, &attachment.id, &attachment.netns)?;
+    let pod = netns::open(&attachment.netns)?;
+    let request = Request {
+        previous: Some(previous),
+        ..request(Verb::Check, conf, attachment)
+    };
+    let descriptors = [pod.namespace.as_fd(), pod.rtnetlink.as_fd()];
+    fine(
+        conf,
+        agent::ask(&conf.socket, &request, &descriptors, PATIENCE),
+    )
+}
+
+/// Has everything removed that belongs to attachments that are no more.
+pub(crate) fn gc(conf: &NetConf) -> Result<(), CniError> {
+    conf.allow("GC", CniVersion::V1_1_0)?;
+    let request = NetworkRequest {
+        protocol: PROTOCOL,
+        verb: NetworkVerb::Gc,
+        network: conf.name.clone(),
+        keep: conf.valid_attachments()?,
+    };
+    fine(conf, agent::ask(&conf.socket, &request, &[], PATIENCE))
+}
+
+/// Says whether pods can be attached.
+pub(crate) fn status(conf: &NetConf) -> Result<(), CniError> {
+    conf.allow("STATUS", CniVersion::V1_1_0)?;
+    let request = NetworkRequest {
+        protocol: PROTOCOL,
+        verb: NetworkVerb::Status,
+        network: conf.name.clone(),
+        keep: Vec::new(),
+    };
+    let answer = agent::ask(&conf.socket, &request, &[], STATUS_PATIENCE);
+    // Whatever the matter is with the agent, it attaches nobody.
+    fine(conf, answer).map_err(|error| match error.code {
+        CniError::NOT_AVAILABLE | CniError::LIMITED_CONNECTIVITY => error,
+        _ => CniError {
+            code: CniError::NOT_AVAILABLE,
+            ..error
+        },
+    })
+}
+
+fn fine(conf: &NetConf, answer: Result<Reply, Failure>) -> Result<(), CniError> {
+    match answer.map_err(|failure| failure.into_error(&conf.socket))? {
+        Reply::Fine => Ok(()),
+        Reply::Refused(error) => Err(error),
+        Reply::Wired(_) | Reply::Gone => Err(unexpected()),
     }
 }
 
 /// Detaches, or spools that when the agent is away.
 pub(crate) fn del(conf: &NetConf, attachment: Attachment) -> Result<(), CniError> {
     let request = request(Verb::Del, conf, attachment);
-    match agent::ask(&conf.socket, &request, &[]) {
+    match agent::ask(&conf.socket, &request, &[], PATIENCE) {
         Err(Failure::Away(_)) => {}
         answer => return finish_del(conf, answer),
     }
@@ -68,7 +143,7 @@ pub(crate) fn del(conf: &NetConf, attachment: Attachment) -> Result<(), CniError
     }
     // An agent listens first and empties the spool then. One that started in
     // between may have missed our file, and is there now.
-    match agent::ask(&conf.socket, &request, &[]) {
+    match agent::ask(&conf.socket, &request, &[], PATIENCE) {
         Err(Failure::Away(_)) => Ok(()),
         answer => {
             let done = finish_del(conf, answer);
@@ -86,7 +161,7 @@ fn finish_del(conf: &NetConf, answer: Result<Reply, Failure>) -> Result<(), CniE
     match answer.map_err(|failure| failure.into_error(&conf.socket))? {
         Reply::Gone => Ok(()),
         Reply::Refused(error) => Err(error),
-        Reply::Wired(_) => Err(unexpected()),
+        Reply::Wired(_) | Reply::Fine => Err(unexpected()),
     }
 }
 
@@ -98,6 +173,8 @@ fn request(verb: Verb, conf: &NetConf, attachment: Attachment) -> Request {
         network: conf.name.clone(),
         netns: attachment.netns,
         pod: attachment.pod,
+        wishes: Wishes::default(),
+        previous: None,
     }
 }
 

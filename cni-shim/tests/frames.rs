@@ -37,6 +37,8 @@ proptest! {
             network: "n".into(),
             netns,
             pod,
+            wishes: Default::default(),
+            previous: None,
         };
         let bytes = frame::encode(&request).unwrap();
         let mut header = [0; HEADER];

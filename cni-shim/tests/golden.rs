@@ -26,6 +26,7 @@ fn wired() -> Wired {
         mtu: 1450,
         addresses: vec!["10.244.1.7".parse::<IpAddr>().unwrap()],
         gateways: vec!["169.254.1.1".parse::<IpAddr>().unwrap()],
+        secondary: false,
     }
 }
 

@@ -12,7 +12,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 use viaduct_cni::frame;
-use viaduct_cni::protocol::{Reply, Request, Verb, Wired};
+use viaduct_cni::protocol::{NetworkRequest, NetworkVerb, Reply, Request, Verb, Wired};
 use viaduct_cni::spool;
 
 struct Call<'a> {
@@ -124,16 +124,100 @@ fn bad_input_gets_the_specifications_codes() {
         input: config(run.path()),
     });
     assert!(refused(&long, 4).contains("CNI_IFNAME"));
-    for verb in ["CHECK", "GC", "STATUS", "add"] {
-        let output = call(Call {
-            verb,
-            netns: "",
-            ifname: "eth0",
-            input: config(run.path()),
-        });
-        assert!(refused(&output, 4).contains("CNI_COMMAND"));
-        assert_eq!(printed(&output)["cniVersion"], "1.0.0");
+    let lower = call(Call {
+        verb: "add",
+        netns: "",
+        ifname: "eth0",
+        input: config(run.path()),
+    });
+    assert!(refused(&lower, 4).contains("CNI_COMMAND"));
+    assert_eq!(printed(&lower)["cniVersion"], "1.0.0");
+    let wish = json!({"cniVersion": "1.0.0", "name": "n", "runtimeConfig": {"ips": ["nowhere"]}});
+    assert!(refused(&add(wish.to_string().as_bytes()), 7).contains("nowhere"));
+}
+
+/// A verb with a configuration of that version; more fields may be given.
+fn network(run: &Path, verb: &str, version: &str, more: &Value) -> Output {
+    let mut config = json!({"cniVersion": version, "name": "net", "type": "viaduct",
+        "socket": run.join("cni.sock")});
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
     }
+    call(Call {
+        verb,
+        netns: "/proc/self/ns/net",
+        ifname: "eth0",
+        input: config.to_string().into_bytes(),
+    })
+}
+
+#[test]
+fn without_an_agent_each_verb_says_so_in_its_own_code() {
+    let run = tempfile::tempdir().unwrap();
+    let none = json!({});
+    let why = refused(&network(run.path(), "STATUS", "1.1.0", &none), 50);
+    assert!(why.contains("viaduct-agent"), "{why}");
+    refused(&network(run.path(), "GC", "1.1.0", &none), 11);
+    for (verb, version) in [("CHECK", "0.3.1"), ("GC", "1.0.0"), ("STATUS", "1.0.0")] {
+        let why = refused(&network(run.path(), verb, version, &none), 1);
+        assert!(why.contains(verb) && why.contains(version), "{why}");
+    }
+    let why = refused(&network(run.path(), "CHECK", "1.1.0", &none), 7);
+    assert!(why.contains("prevResult"), "{why}");
+    let bad = json!({"cni.dev/valid-attachments": {}});
+    refused(&network(run.path(), "GC", "1.1.0", &bad), 7);
+}
+
+#[test]
+fn gc_and_status_are_asked_of_the_agent() {
+    let run = tempfile::tempdir().unwrap();
+    let short = viaduct_cni::CniError::new(51, "half of it is down");
+    let odd = viaduct_cni::CniError::new(101, "what is STATUS?");
+    let answers = [
+        Reply::Fine,
+        Reply::Fine,
+        Reply::Refused(short),
+        Reply::Refused(odd),
+    ];
+    let listener = UnixListener::bind(run.path().join("cni.sock")).unwrap();
+    let agent = thread::spawn(move || {
+        answers.map(|reply| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut header = [0; frame::HEADER];
+            stream.read_exact(&mut header).unwrap();
+            let mut payload = vec![0; frame::payload_length(header).unwrap()];
+            stream.read_exact(&mut payload).unwrap();
+            stream.write_all(&frame::encode(&reply).unwrap()).unwrap();
+            frame::decode::<NetworkRequest>(&payload).unwrap()
+        })
+    });
+    let valid = json!({"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]});
+    let output = network(run.path(), "GC", "1.1.0", &valid);
+    assert!(
+        output.status.success() && output.stdout.is_empty(),
+        "{output:?}"
+    );
+    let none = json!({});
+    let status = || network(run.path(), "STATUS", "1.1.0", &none);
+    let output = status();
+    assert!(
+        output.status.success() && output.stdout.is_empty(),
+        "{output:?}"
+    );
+    assert_eq!(refused(&status(), 51), "half of it is down");
+    // An older agent does not know the verb: no pod can be attached for sure.
+    refused(&status(), 50);
+    let asked = agent.join().unwrap();
+    assert_eq!(asked[0].verb, NetworkVerb::Gc);
+    let link = viaduct_model::AttachmentId::new("c1", "eth0")
+        .unwrap()
+        .link_name();
+    assert_eq!(asked[0].keep, [link]);
+    assert!(
+        asked[1..]
+            .iter()
+            .all(|asked| asked.verb == NetworkVerb::Status)
+    );
 }
 
 #[test]
@@ -294,6 +378,7 @@ fn add_passes_descriptors_and_prints_the_result() {
         mtu: 1450,
         addresses: vec!["10.1.2.3".parse().unwrap()],
         gateways: vec!["169.254.1.1".parse().unwrap()],
+        secondary: false,
     };
     let busy = viaduct_cni::CniError::new(11, "not yet");
     let agent = agent(

@@ -73,6 +73,28 @@ pub enum AllocateError {
         /// How many blocks there are.
         blocks: usize,
     },
+    /// An address was asked for by name that is in no block of the node.
+    #[error("{address} is in no block of this node: {}", list_of(blocks))]
+    NotOurs {
+        /// The address.
+        address: IpAddr,
+        /// The blocks that serve.
+        blocks: Vec<Cidr>,
+    },
+    /// An address was asked for by name that is never handed out.
+    #[error("{address} is reserved in its pool, or the node's own")]
+    Reserved {
+        /// The address.
+        address: IpAddr,
+    },
+    /// An address was asked for by name that somebody has.
+    #[error("{address} belongs to attachment {owner} already")]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        owner: String,
+    },
     /// Every address is in use or reserved.
     #[error(
         "no {family} address is free in the {blocks} blocks of this node: {used} are in use, the others are reserved; the controller gives another block when a pool has one"
@@ -85,6 +107,14 @@ pub enum AllocateError {
         /// How many of their addresses are in use.
         used: u64,
     },
+}
+
+fn list_of(blocks: &[Cidr]) -> String {
+    if blocks.is_empty() {
+        return "it has none that serves".to_owned();
+    }
+    let blocks: Vec<String> = blocks.iter().map(Cidr::to_string).collect();
+    format!("allowed: a free address of {}", blocks.join(", "))
 }
 
 /// Who has an address.
@@ -224,6 +254,54 @@ impl AddressManager {
             });
         }
         let (address, early) = self.next_address(family, now_ms)?;
+        self.occupy(owner, address, now_ms);
+        self.early_reuses += u64::from(early);
+        Ok(Allocation {
+            address,
+            existing: false,
+            early,
+        })
+    }
+
+    /// Gives `owner` just this address, if it is in a block that serves and free. One
+    /// that cools down is given: who asks for it by name knows what it was.
+    ///
+    /// # Errors
+    /// When it is not to be had, and why.
+    pub fn allocate_exact(
+        &mut self,
+        owner: &AttachmentId,
+        address: IpAddr,
+        now_ms: u64,
+    ) -> Result<Allocation, AllocateError> {
+        if self.addresses_of(owner).contains(&address) {
+            return Ok(Allocation {
+                address,
+                existing: true,
+                early: false,
+            });
+        }
+        let family = Family::of(address);
+        let Some(own) = self
+            .blocks
+            .values()
+            .find(|own| own.serves(family) && own.cidr().contains(address))
+        else {
+            let blocks = self.serving(family).map(|(block, _)| *block).collect();
+            return Err(AllocateError::NotOurs { address, blocks });
+        };
+        if self.is_reserved(address) {
+            return Err(AllocateError::Reserved { address });
+        }
+        let early = own
+            .rests_since(address)
+            .is_some_and(|at| now_ms.saturating_sub(at) < self.cool_down_ms);
+        if self.in_use.contains_key(&address) {
+            let has = |(_, theirs): &(&AttachmentId, &Vec<IpAddr>)| theirs.contains(&address);
+            let owner = self.owners.iter().find(has);
+            let owner = owner.map_or_else(|| "unknown".to_owned(), |(id, _)| id.to_string());
+            return Err(AllocateError::Taken { address, owner });
+        }
         self.occupy(owner, address, now_ms);
         self.early_reuses += u64::from(early);
         Ok(Allocation {

@@ -116,6 +116,10 @@ pub struct Endpoint {
     /// Whether the kernel was wired completely. A record that says `false` was cut
     /// off in ADD: its address is taken, nothing else about it is promised.
     pub wired: bool,
+    /// Whether another interface of the same container has the default route: then
+    /// this one's packets leave by a table of their own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secondary: bool,
     /// The pod as Kubernetes names it, from `CNI_ARGS`; for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,

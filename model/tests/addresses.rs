@@ -94,6 +94,7 @@ impl Truth {
                 mtu: 1450,
                 allocated_at: self.allocated_at[&n],
                 wired: true,
+                secondary: false,
                 pod: None,
             })
             .collect()

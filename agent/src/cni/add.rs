@@ -2,14 +2,16 @@
 //! address it gets, and what an outcome means.
 
 use std::io;
+use std::net::IpAddr;
 
 use viaduct_cni::protocol::{Reply, Wired};
+use viaduct_cni::wishes::Wishes;
 use viaduct_cni::{CniError, spool};
-use viaduct_model::{Endpoint, MacAddr};
+use viaduct_model::{AllocateError, AttachmentId, Endpoint, MacAddr};
 
 use super::descriptors::Namespace;
 use super::owner::{Event, Job, Owner};
-use super::wiring::{self, Failure};
+use super::wiring::{self, Failure, Wired as Made};
 use super::{GATEWAY, pair_of};
 use crate::kernel::{NetlinkError, NetlinkSocket, veth};
 
@@ -46,6 +48,14 @@ impl Owner {
             .with_details("DEL that attachment first");
             return self.refuse(job, error);
         }
+        if let Some(why) = contradiction(&existing, &job.request.wishes) {
+            let error = CniError::new(
+                CniError::CONFLICT,
+                format!("attachment {} is there already: {why}", job.request.id),
+            )
+            .with_details("DEL it first");
+            return self.refuse(job, error);
+        }
         if existing.wired && existing.netns_id == namespace.id {
             return self.inspect(&existing, job);
         }
@@ -60,12 +70,28 @@ impl Owner {
             let why = "this node has not read its blocks from the datastore yet";
             return self.refuse(job, CniError::new(CniError::TRY_AGAIN_LATER, why));
         };
-        let (address, allocated_at) = match self.addresses.allocate(&job.request.id) {
+        let allocated = match *job.request.wishes.addresses.as_slice() {
+            [] => self.addresses.allocate(&job.request.id),
+            [address @ IpAddr::V4(_)] => self.addresses.take(&job.request.id, address),
+            _ => {
+                let error = CniError::new(
+                    CniError::INVALID_CONFIG,
+                    format!(
+                        "attachment {}: the addresses {:?} are not allowed: one IPv4 address",
+                        job.request.id, job.request.wishes.addresses
+                    ),
+                );
+                return self.refuse(job, error);
+            }
+        };
+        let (address, allocated_at) = match allocated {
             Ok(allocated) => allocated,
             Err(e) => {
-                self.starved = true;
-                self.publish();
-                let error = CniError::new(CniError::TRY_AGAIN_LATER, e.to_string());
+                let error = not_allocated(&job.request.id, &e);
+                if error.code == CniError::TRY_AGAIN_LATER {
+                    self.starved = true;
+                    self.publish();
+                }
                 return self.refuse(job, error);
             }
         };
@@ -77,10 +103,11 @@ impl Owner {
             netns_id: job.namespace.as_ref().map_or((0, 0), |n| n.id),
             link: link.to_owned(),
             addresses: vec![address],
-            pod_mac: request.id.pod_mac(),
+            pod_mac: request.wishes.mac.unwrap_or_else(|| request.id.pod_mac()),
             mtu,
             allocated_at,
             wired: false,
+            secondary: false,
             pod: request.pod.clone(),
         };
         self.wire(endpoint, job, false);
@@ -140,7 +167,7 @@ impl Owner {
         });
     }
 
-    pub(super) fn wired(&mut self, job: Job, outcome: Result<(), Failure>) {
+    pub(super) fn wired(&mut self, job: Job, outcome: Result<Made, Failure>) {
         let link = job.request.id.link_name();
         let Some(endpoint) = self.endpoints.get(&link).cloned() else {
             // Only this attachment's own jobs remove it, and they wait in line.
@@ -151,9 +178,10 @@ impl Owner {
             return self.refuse(job, error);
         };
         match outcome {
-            Ok(()) => {
+            Ok(Made { secondary }) => {
                 let endpoint = Endpoint {
                     wired: true,
+                    secondary,
                     ..endpoint
                 };
                 let reply = Reply::Wired(answer_of(&endpoint));
@@ -219,6 +247,34 @@ fn unless_forbidden(error: io::Error) -> io::Result<()> {
     }
 }
 
+/// What an ADD wants that the attachment, which is there already, has not.
+fn contradiction(existing: &Endpoint, wishes: &Wishes) -> Option<String> {
+    let other = wishes
+        .addresses
+        .iter()
+        .find(|a| !existing.addresses.contains(a));
+    if let Some(address) = other {
+        let has = &existing.addresses;
+        return Some(format!("it has {has:?}, and is asked to have {address}"));
+    }
+    let mac = wishes.mac.filter(|mac| *mac != existing.pod_mac)?;
+    let has = existing.pod_mac;
+    Some(format!("it has MAC {has}, and is asked to have {mac}"))
+}
+
+fn not_allocated(id: &AttachmentId, error: &AllocateError) -> CniError {
+    let msg = format!("attachment {id}: {error}");
+    match error {
+        AllocateError::NotOurs { .. } | AllocateError::Reserved { .. } => {
+            CniError::new(CniError::INVALID_CONFIG, msg)
+        }
+        AllocateError::Taken { .. } => CniError::new(CniError::CONFLICT, msg),
+        AllocateError::NoBlock { .. }
+        | AllocateError::AllDraining { .. }
+        | AllocateError::Full { .. } => CniError::new(CniError::TRY_AGAIN_LATER, error.to_string()),
+    }
+}
+
 fn answer_of(endpoint: &Endpoint) -> Wired {
     Wired {
         host_link: endpoint.link.clone(),
@@ -227,6 +283,7 @@ fn answer_of(endpoint: &Endpoint) -> Wired {
         mtu: endpoint.mtu,
         addresses: endpoint.addresses.clone(),
         gateways: vec![GATEWAY.into()],
+        secondary: endpoint.secondary,
     }
 }
 

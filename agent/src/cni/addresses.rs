@@ -97,6 +97,20 @@ impl Addresses {
         Ok((allocation.address, now))
     }
 
+    /// Gives `owner` just this address, and says when.
+    ///
+    /// # Errors
+    /// When it is not to be had.
+    pub(super) fn take(
+        &mut self,
+        owner: &AttachmentId,
+        address: IpAddr,
+    ) -> Result<(IpAddr, u64), AllocateError> {
+        let now = now_ms();
+        let allocation = self.manager.allocate_exact(owner, address, now)?;
+        Ok((allocation.address, now))
+    }
+
     /// Takes back what `owner` has.
     pub(super) fn release(&mut self, owner: &AttachmentId) {
         self.manager.release(owner, now_ms());

@@ -167,6 +167,7 @@ mod tests {
             mtu: 1450,
             allocated_at: 7,
             wired: true,
+            secondary: false,
             pod: None,
             id,
         }

@@ -7,9 +7,26 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use viaduct_cni::protocol::{Reply, Verb};
+use viaduct_cni::protocol::{NetworkVerb, Reply, Verb};
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+/// A verb as metrics name it.
+pub(super) fn verb(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Add => "add",
+        Verb::Del => "del",
+        Verb::Check => "check",
+    }
+}
+
+/// The same of a verb about a network.
+pub(super) fn network_verb(verb: NetworkVerb) -> &'static str {
+    match verb {
+        NetworkVerb::Gc => "gc",
+        NetworkVerb::Status => "status",
+    }
+}
 
 /// The CNI server's metrics; clones share their values.
 #[derive(Debug, Clone)]
@@ -71,13 +88,9 @@ impl CniMetrics {
     }
 
     /// Counts one request and its answer.
-    pub(super) fn answered(&self, verb: Verb, reply: &Reply, took: Duration) {
-        let verb = match verb {
-            Verb::Add => "add",
-            Verb::Del => "del",
-        };
+    pub(super) fn answered(&self, verb: &'static str, reply: &Reply, took: Duration) {
         let result = match reply {
-            Reply::Wired(_) | Reply::Gone => "ok",
+            Reply::Wired(_) | Reply::Gone | Reply::Fine => "ok",
             Reply::Refused(error) if error.code == viaduct_cni::CniError::TRY_AGAIN_LATER => {
                 "later"
             }

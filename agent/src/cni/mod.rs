@@ -1,4 +1,4 @@
-//! The CNI server: attaches and detaches pods when the plugin asks.
+//! The CNI server: attaches, detaches and checks pods when the plugin asks.
 //!
 //! ```text
 //! plugin ──frame──> server ──Job──> owner ──> ledger, addresses
@@ -14,13 +14,16 @@
 
 mod add;
 mod addresses;
+mod check;
 mod del;
 mod descriptors;
+mod gc;
 mod ledger;
 mod metrics;
 mod owner;
 mod recovery;
 mod server;
+mod status;
 mod wiring;
 
 use std::collections::HashMap;
@@ -202,6 +205,7 @@ pub async fn start(
         node,
         memory,
         report,
+        usage: usage_in.clone(),
         metrics,
     };
     tokio::spawn(server::serve(listener, context, stopped));

@@ -16,9 +16,10 @@ use viaduct_model::Endpoint;
 
 use super::addresses::Addresses;
 use super::descriptors::Namespace;
+use super::gc::Collection;
 use super::ledger::Ledger;
 use super::metrics::CniMetrics;
-use super::wiring::{Failure, Wiring};
+use super::wiring::{Failure, Wired, Wiring};
 use crate::kernel::NetlinkError;
 use crate::memory::Memory;
 use crate::state::{AddressUsage, Endpoints, NodeState};
@@ -28,7 +29,7 @@ use crate::state::{AddressUsage, Endpoints, NodeState};
 pub(super) struct Job {
     /// What is asked.
     pub(super) request: Request,
-    /// The descriptors of an ADD, checked; `None` with DEL.
+    /// The descriptors of an ADD or CHECK, checked; `None` with DEL.
     pub(super) namespace: Option<Namespace>,
     /// Where the answer goes; nobody may be listening any more.
     pub(super) answer: oneshot::Sender<Reply>,
@@ -44,13 +45,20 @@ pub(super) enum Event {
     /// An ADD came to its end.
     Wired {
         job: Job,
-        outcome: Result<(), Failure>,
+        outcome: Result<Wired, Failure>,
     },
     /// A DEL's pod is cut off.
     CutOff {
         job: Job,
         outcome: Result<(), NetlinkError>,
     },
+    /// A CHECK has looked: what differs.
+    Checked {
+        job: Job,
+        differences: Result<Vec<String>, NetlinkError>,
+    },
+    /// Remove the attachments of a network that are not to be kept.
+    Collect(Collection),
     /// Links that were marked are deleted.
     Deleted(Result<(), NetlinkError>),
     /// Finish what is under way and end.
@@ -117,7 +125,7 @@ impl Owner {
         self.publish();
     }
 
-    fn take(&mut self, event: Event) {
+    pub(super) fn take(&mut self, event: Event) {
         match event {
             Event::Job(job) => {
                 let link = job.request.id.link_name();
@@ -128,6 +136,8 @@ impl Owner {
             }
             Event::Inspected { job, stands } => self.inspected(job, stands),
             Event::Wired { job, outcome } => self.wired(job, outcome),
+            Event::Checked { job, differences } => self.checked(job, differences),
+            Event::Collect(collection) => self.collect(collection),
             Event::CutOff { job, outcome } => self.cut_off(job, outcome),
             Event::Deleted(outcome) => self.deleted(outcome),
             Event::Stop => {}
@@ -139,6 +149,7 @@ impl Owner {
         match job.request.verb {
             Verb::Add => self.begin_add(link, job),
             Verb::Del => self.begin_del(link, job),
+            Verb::Check => self.begin_check(link, job),
         }
     }
 

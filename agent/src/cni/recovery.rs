@@ -175,6 +175,7 @@ fn stand_in(host: &mut NetlinkSocket, link: &str) -> Result<Endpoint, NetlinkErr
         mtu: 0,
         allocated_at: 0,
         wired: false,
+        secondary: false,
         pod: None,
     })
 }

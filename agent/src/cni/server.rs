@@ -13,14 +13,16 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use viaduct_cni::CniError;
 use viaduct_cni::frame::{self, FrameError, HEADER};
-use viaduct_cni::protocol::{PROTOCOL, Reply, Request, Verb};
+use viaduct_cni::protocol::{NetworkRequest, NetworkVerb, PROTOCOL, Reply, Request, Verb};
 use viaduct_model::AttachmentId;
 
 use super::descriptors::Namespace;
-use super::metrics::CniMetrics;
+use super::gc::{self, Collection};
+use super::metrics::{self, CniMetrics};
 use super::owner::{Event, Job};
+use super::status;
 use crate::memory::Memory;
-use crate::state::{DataplaneReport, NodeState};
+use crate::state::{AddressUsage, DataplaneReport, NodeState};
 
 /// How long a client may take to send its question or to fetch its answer.
 const CLIENT_LIMIT: Duration = Duration::from_secs(5);
@@ -40,6 +42,7 @@ pub(super) struct Context {
     pub(super) node: watch::Receiver<Option<NodeState>>,
     pub(super) memory: Option<Arc<Memory>>,
     pub(super) report: watch::Receiver<DataplaneReport>,
+    pub(super) usage: watch::Receiver<AddressUsage>,
     pub(super) metrics: CniMetrics,
 }
 
@@ -102,9 +105,13 @@ async fn converse(mut stream: UnixStream, context: &Context) {
     let begun = Instant::now();
     let asked = tokio::time::timeout(CLIENT_LIMIT, hear(&mut stream)).await;
     let (verb, reply) = match asked {
-        Ok(Ok((request, descriptors))) => {
-            let verb = request.verb;
-            (Some(verb), answer(request, descriptors, context).await)
+        Ok(Ok(Question::Attachment(request, descriptors))) => {
+            let verb = metrics::verb(request.verb);
+            (Some(verb), answer(*request, descriptors, context).await)
+        }
+        Ok(Ok(Question::Network(request))) => {
+            let verb = metrics::network_verb(request.verb);
+            (Some(verb), about_network(request, context).await)
         }
         Ok(Err(Deaf::Gone)) => return,
         Ok(Err(Deaf::Refused(error))) => (None, Reply::Refused(error)),
@@ -131,13 +138,19 @@ async fn converse(mut stream: UnixStream, context: &Context) {
     }
 }
 
+/// What is asked.
+enum Question {
+    Attachment(Box<Request>, Vec<OwnedFd>),
+    Network(NetworkRequest),
+}
+
 /// Why there is nothing to answer, or nothing but a refusal.
 enum Deaf {
     Gone,
     Refused(CniError),
 }
 
-async fn hear(stream: &mut UnixStream) -> Result<(Request, Vec<OwnedFd>), Deaf> {
+async fn hear(stream: &mut UnixStream) -> Result<Question, Deaf> {
     let refuse = |msg: String| Deaf::Refused(CniError::new(CniError::PROTOCOL, msg));
     let peer = stream
         .peer_cred()
@@ -168,14 +181,24 @@ async fn hear(stream: &mut UnixStream) -> Result<(Request, Vec<OwnedFd>), Deaf> 
         .read_exact(&mut payload)
         .await
         .map_err(|e| refuse(format!("the request ends early: {e}")))?;
-    let request: Request = frame::decode(&payload).map_err(|e| refuse(e.to_string()))?;
-    if request.protocol != PROTOCOL {
+    let question = match frame::decode::<Request>(&payload) {
+        Ok(request) => Question::Attachment(Box::new(request), descriptors),
+        Err(e) => match frame::decode(&payload) {
+            Ok(request) => Question::Network(request),
+            // What the first said: nearly all are about an attachment.
+            Err(_) => return Err(refuse(e.to_string())),
+        },
+    };
+    let protocol = match &question {
+        Question::Attachment(request, _) => request.protocol,
+        Question::Network(request) => request.protocol,
+    };
+    if protocol != PROTOCOL {
         return Err(refuse(format!(
-            "the plugin speaks protocol {}, this agent {PROTOCOL}; install the plugin of this release",
-            request.protocol
+            "the plugin speaks protocol {protocol}, this agent {PROTOCOL}; install the plugin of this release"
         )));
     }
-    Ok((request, descriptors))
+    Ok(question)
 }
 
 async fn receive(
@@ -221,6 +244,10 @@ async fn answer(request: Request, descriptors: Vec<OwnedFd>, context: &Context) 
                 Err(error) => return Reply::Refused(error),
             }
         }
+        Verb::Check => match Namespace::check(descriptors) {
+            Ok(namespace) => Some(namespace),
+            Err(error) => return Reply::Refused(error),
+        },
     };
     let (answer, answered) = oneshot::channel();
     let job = Job {
@@ -228,16 +255,46 @@ async fn answer(request: Request, descriptors: Vec<OwnedFd>, context: &Context) 
         namespace,
         answer,
     };
-    let gone = || {
-        Reply::Refused(CniError::new(
-            CniError::TRY_AGAIN_LATER,
-            "viaduct-agent is stopping",
-        ))
-    };
     if context.owner.send(Event::Job(job)).await.is_err() {
-        return gone();
+        return stopping();
     }
-    answered.await.unwrap_or_else(|_| gone())
+    answered.await.unwrap_or_else(|_| stopping())
+}
+
+fn stopping() -> Reply {
+    Reply::Refused(CniError::new(
+        CniError::TRY_AGAIN_LATER,
+        "viaduct-agent is stopping",
+    ))
+}
+
+async fn about_network(request: NetworkRequest, context: &Context) -> Reply {
+    match request.verb {
+        NetworkVerb::Status => {
+            let memory = context
+                .memory
+                .as_deref()
+                .filter(|memory| memory.holds_now());
+            let trouble = status::trouble(
+                context.node.borrow().as_ref(),
+                memory,
+                &context.report.borrow(),
+                &context.usage.borrow(),
+            );
+            trouble.map_or(Reply::Fine, Reply::Refused)
+        }
+        NetworkVerb::Gc => {
+            let (begun, removals) = oneshot::channel();
+            let collection = Event::Collect(Collection { request, begun });
+            if context.owner.send(collection).await.is_err() {
+                return stopping();
+            }
+            match removals.await {
+                Ok(removals) => gc::finished(removals).await,
+                Err(_) => stopping(),
+            }
+        }
+    }
 }
 
 /// Waits a moment for the node to be able to wire pods. While the datastore has not

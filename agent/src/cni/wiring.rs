@@ -19,7 +19,7 @@ use crate::dataplane::diff::diff;
 use crate::dataplane::objects::{Actual, ActualLink, Desired, LinkKind, Settings6};
 use crate::dataplane::plan::Plan;
 use crate::kernel::veth::{self, Pair};
-use crate::kernel::{NetlinkError, NetlinkSocket};
+use crate::kernel::{NetlinkError, NetlinkSocket, secondary};
 
 /// How many steps run at once. The kernel does most of it under one lock, so more
 /// would only wait there.
@@ -33,6 +33,13 @@ const CARRIER_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Wiring {
     idle: Arc<Mutex<Vec<NetlinkSocket>>>,
     places: Arc<Semaphore>,
+}
+
+/// What a pod that is wired has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wired {
+    /// Whether the default route is another interface's.
+    pub(super) secondary: bool,
 }
 
 /// Why a pod is not wired.
@@ -91,7 +98,7 @@ pub(super) fn wire(
     pair: &Pair,
     target: Namespace,
     replace: bool,
-) -> Result<(), Failure> {
+) -> Result<Wired, Failure> {
     if replace {
         veth::delete(host, &pair.link).map_err(|e| Failure {
             error: refused(pair, "delete the link that is to be replaced", &e),
@@ -160,7 +167,7 @@ fn connect(
     endpoint: &Endpoint,
     pair: &Pair,
     host_index: u32,
-) -> Result<(), CniError> {
+) -> Result<Wired, CniError> {
     // Also proves that the socket belongs to the namespace that was passed with it.
     let pod_index = match veth::find(pod, &pair.ifname) {
         Ok(Some(found)) if found.mac == Some(pair.pod_mac) => found.index,
@@ -175,6 +182,8 @@ fn connect(
     let (requests, fine): (Vec<_>, Vec<_>) =
         veth::pod_requests(pair, pod_index).into_iter().unzip();
     let results = pod.execute(&requests);
+    // The last request is the default route.
+    let secondary = matches!(results.last(), Some(Err(e)) if e.already_there());
     for (result, already_there_is_fine) in results.into_iter().zip(fine) {
         match result {
             Err(e) if !(already_there_is_fine && e.already_there()) => {
@@ -182,6 +191,10 @@ fn connect(
             }
             _ => {}
         }
+    }
+    if secondary {
+        secondary::provide(pod, pair, pod_index)
+            .map_err(|e| refused(pair, "give the pod's second interface its way out", &e))?;
     }
     veth::finish_host_end(
         host,
@@ -198,7 +211,8 @@ fn connect(
             ),
         )
     })?;
-    wait_for_carrier(pod, pair)
+    wait_for_carrier(pod, pair)?;
+    Ok(Wired { secondary })
 }
 
 /// What makes a new host end as it should be: decided by the very functions that

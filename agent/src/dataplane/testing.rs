@@ -173,6 +173,7 @@ pub(crate) fn endpoint(container: &str, address: &str, wired: bool) -> Endpoint 
         mtu: 1450,
         allocated_at: 0,
         wired,
+        secondary: false,
         pod: None,
     }
 }

@@ -209,7 +209,7 @@ pub(super) fn address(message: &AddressMessage) -> Option<(u32, Ipv4Addr, u8)> {
     Some((message.header.index, address, message.header.prefix_len))
 }
 
-/// A route of the main table, its link by index.
+/// A route of the main table (or of the one asked for), its link by index.
 pub(super) struct MainRoute {
     pub(super) route: Route,
     pub(super) link: Option<u32>,
@@ -217,6 +217,11 @@ pub(super) struct MainRoute {
 }
 
 pub(super) fn route(message: &RouteMessage) -> Option<MainRoute> {
+    route_in(message, u32::from(RouteHeader::RT_TABLE_MAIN))
+}
+
+/// The same of any one table.
+pub(super) fn route_in(message: &RouteMessage, of_table: u32) -> Option<MainRoute> {
     let header = &message.header;
     if header.address_family != AddressFamily::Inet {
         return None;
@@ -245,7 +250,7 @@ pub(super) fn route(message: &RouteMessage) -> Option<MainRoute> {
             _ => odd = true,
         }
     }
-    if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
+    if table != of_table {
         return None;
     }
     let destination = Cidr::new(IpAddr::V4(destination), header.destination_prefix_length).ok()?;

@@ -5,6 +5,7 @@
 //! decide what should be there.
 
 mod apply;
+pub mod closeup;
 mod decode;
 mod encode;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod monitor;
 pub mod offload;
 pub mod options;
 mod read;
+pub mod secondary;
 pub mod socket;
 pub mod survey;
 pub mod veth;

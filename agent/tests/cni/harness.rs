@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde::Serialize;
 use tokio::sync::watch;
 use viaduct_agent::cni::{self, CniHandle, CniOptions};
 use viaduct_agent::dataplane::diff::diff;
@@ -23,7 +24,10 @@ use viaduct_agent::dataplane::objects::Desired;
 use viaduct_agent::kernel::NetlinkKernel;
 use viaduct_agent::state::{DataplaneReport, LocalNode, NodeState, UnderlayLink};
 use viaduct_cni::frame::{self, HEADER};
-use viaduct_cni::protocol::{PROTOCOL, Reply, Request, Verb, Wired};
+use viaduct_cni::previous::Previous;
+use viaduct_cni::protocol::{NetworkRequest, NetworkVerb, PROTOCOL, Reply, Request, Verb, Wired};
+use viaduct_cni::result;
+use viaduct_cni::version::CniVersion;
 use viaduct_model::{AttachmentId, Block, Cidr, ClusterView};
 
 /// Runs this one test again as root of a user and network namespace. True in that
@@ -156,12 +160,13 @@ impl Node {
         assert_eq!(diff(&desired, &actual), Vec::new());
     }
 
-    pub(crate) async fn ask(&self, request: Request, descriptors: Vec<OwnedFd>) -> Reply {
+    pub(crate) async fn ask(&self, request: impl Serialize, descriptors: Vec<OwnedFd>) -> Reply {
         let socket = self.run_dir.join("cni.sock");
+        let frame = frame::encode(&request).unwrap();
         tokio::task::spawn_blocking(move || {
             let stream = UnixStream::connect(socket).unwrap();
             let fds: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-            send(&stream, &frame::encode(&request).unwrap(), &fds);
+            send(&stream, &frame, &fds);
             reply(stream).unwrap()
         })
         .await
@@ -174,6 +179,40 @@ impl Node {
             pod.descriptors(),
         )
         .await
+    }
+
+    /// CHECK of a pod's interface against the result of its ADD.
+    pub(crate) async fn check(&self, pod: &Pod, ifname: &str, told: &Wired) -> Reply {
+        let id = AttachmentId::new(pod.name(), ifname).unwrap();
+        let netns = pod.netns();
+        let printed = result::add_result(CniVersion::NEWEST, told, ifname, &netns, None).unwrap();
+        let printed = serde_json::from_str(&printed).unwrap();
+        let request = Request {
+            previous: Some(Previous::of(&printed, &id, &netns).unwrap()),
+            id,
+            ..request(Verb::Check, pod.name(), &netns)
+        };
+        self.ask(request, pod.descriptors()).await
+    }
+
+    pub(crate) async fn gc(&self, network: &str, keep: &[&str]) -> Reply {
+        let request = NetworkRequest {
+            protocol: PROTOCOL,
+            verb: NetworkVerb::Gc,
+            network: network.into(),
+            keep: keep.iter().map(|name| id(name).link_name()).collect(),
+        };
+        self.ask(request, Vec::new()).await
+    }
+
+    pub(crate) async fn status(&self) -> Reply {
+        let request = NetworkRequest {
+            protocol: PROTOCOL,
+            verb: NetworkVerb::Status,
+            network: "viaduct".into(),
+            keep: Vec::new(),
+        };
+        self.ask(request, Vec::new()).await
     }
 
     pub(crate) async fn del(&self, name: &str) {
@@ -203,6 +242,14 @@ pub(crate) fn wired(reply: Reply) -> Wired {
     }
 }
 
+/// The message of a refusal with this code.
+pub(crate) fn refusal(reply: Reply, code: u32) -> String {
+    match reply {
+        Reply::Refused(error) if error.code == code => error.msg,
+        other => panic!("not refused with {code}: {other:?}"),
+    }
+}
+
 pub(crate) fn code(reply: &Reply) -> u32 {
     match reply {
         Reply::Refused(error) => error.code,
@@ -218,6 +265,8 @@ pub(crate) fn request(verb: Verb, container: &str, netns: &str) -> Request {
         network: "viaduct".into(),
         netns: netns.into(),
         pod: None,
+        wishes: Default::default(),
+        previous: None,
     }
 }
 

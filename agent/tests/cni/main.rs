@@ -4,7 +4,11 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are tests too.
 
+mod check;
 mod damage;
 mod harness;
+mod interfaces;
+mod network;
 mod verbs;
 mod wire_format;
+mod wishes;

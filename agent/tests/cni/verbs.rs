@@ -188,7 +188,7 @@ fn two_hundred_pods_at_once_get_two_hundred_addresses_and_leave_none() {
                     tokio::spawn(async move {
                         match verb {
                             Verb::Add => Some(wired(node.add(&pods[i]).await)),
-                            Verb::Del => {
+                            _ => {
                                 node.del(pods[i].name()).await;
                                 None
                             }

@@ -113,6 +113,11 @@ impl OwnBlock {
             .map(|(&(at, _), &address)| (address, at))
     }
 
+    /// Since when an address rests, if it does.
+    pub(super) fn rests_since(&self, address: IpAddr) -> Option<u64> {
+        self.released_at.get(&address).map(|&(at, _)| at)
+    }
+
     /// The address that rests the longest.
     pub(super) fn longest_rested(&self) -> Option<(Released, IpAddr)> {
         self.resting

@@ -35,6 +35,7 @@ fn endpoint(n: u32, address: &str, allocated_at: u64) -> Endpoint {
         mtu: 1450,
         allocated_at,
         wired: true,
+        secondary: false,
         pod: None,
     }
 }
@@ -215,4 +216,37 @@ fn both_families_side_by_side() {
     assert_eq!(m.addresses_of(&id(0)).len(), 2);
     assert_eq!(m.serving_usage(Family::V6)[&cidr("fd00::/122")].free, 63);
     assert_eq!(m.release(&id(0), 0).len(), 2);
+}
+
+#[test]
+fn an_address_by_name_is_had_if_it_is_free_and_ours() {
+    let mut m = manager(&["10.0.0.0/29"], &["10.0.0.0/32"]);
+    let mut exact = |owner: u32, address: &str, now: u64| {
+        m.allocate_exact(&id(owner), address.parse().unwrap(), now)
+    };
+    let got = exact(1, "10.0.0.2", 0).unwrap();
+    assert_eq!((got.existing, got.early), (false, false));
+    assert!(exact(1, "10.0.0.2", 0).unwrap().existing);
+    for (address, says) in [
+        ("10.0.0.2", "belongs to attachment"),
+        ("10.0.0.0", "reserved"),
+        ("10.9.9.9", "10.0.0.0/29"),
+        ("fd00::1", "none that serves"),
+    ] {
+        let error = exact(2, address, 0).unwrap_err().to_string();
+        assert!(error.contains(says) && error.contains(address), "{error}");
+    }
+    // The walk over fresh addresses leaves it out, and it rests like any other.
+    let taken: Vec<String> = (3..9).map(|n| take(&mut m, n, 0)).collect();
+    assert!(!taken.contains(&"10.0.0.2".to_owned()), "{taken:?}");
+    m.release(&id(1), 10);
+    let again = m
+        .allocate_exact(&id(1), "10.0.0.2".parse().unwrap(), 20)
+        .unwrap();
+    assert!(again.early && !again.existing);
+    assert_eq!(m.early_reuses(), 1);
+    m.put_block("10.0.0.0/29".parse().unwrap(), BlockService::Draining, 20);
+    m.release(&id(1), 30);
+    let gone = m.allocate_exact(&id(1), "10.0.0.2".parse().unwrap(), 40);
+    assert!(matches!(gone, Err(AllocateError::NotOurs { .. })));
 }
