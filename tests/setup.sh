@@ -18,6 +18,7 @@ need etcd etcd-server
 need etcdctl etcd-client
 need iperf3 iperf3
 need openssl openssl
+need nft nftables
 [ -x /usr/lib/cni/ptp ] || missing+=(containernetworking-plugins)
 
 if ! command -v cargo >/dev/null 2>&1; then

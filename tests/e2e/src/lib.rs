@@ -7,6 +7,7 @@
 
 mod host;
 mod kernel;
+mod libcni;
 mod pinging;
 mod programs;
 mod raw;
@@ -14,6 +15,7 @@ mod traffic;
 
 pub use host::{difference, everything};
 pub use kernel::{Monitor, leaks, ours};
+pub use libcni::{Libcni, programs as programs_of_cni};
 pub use pinging::{Losses, Pinging};
 pub use programs::{Run, refused, run, viaductctl};
 pub use raw::Raw;
