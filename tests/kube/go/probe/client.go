@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+)
+
+// Answer is what came of one question.
+type Answer struct {
+	// To is the URL or the name.
+	To string `json:"to"`
+	// Greeting is set when a probe answered.
+	*Greeting
+	// Status is the HTTP status.
+	Status int `json:"status,omitempty"`
+	// Addresses are a name's.
+	Addresses []string `json:"addresses,omitempty"`
+	// Error says why there is no answer.
+	Error string `json:"error,omitempty"`
+}
+
+// each puts all questions at the same time and prints the answers in their order.
+func each(questions []string, put func(string) Answer) {
+	answers := make([]chan Answer, len(questions))
+	for i, question := range questions {
+		answers[i] = make(chan Answer, 1)
+		go func() { answers[i] <- put(question) }()
+	}
+	out := json.NewEncoder(os.Stdout)
+	for _, answer := range answers {
+		out.Encode(<-answer)
+	}
+}
+
+func ask(urls []string) {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		// Whether the API server is reached is the question, not who it is.
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+	}}
+	each(urls, func(url string) Answer {
+		response, err := client.Get(url)
+		if err != nil {
+			return Answer{To: url, Error: err.Error()}
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			return Answer{To: url, Status: response.StatusCode, Error: err.Error()}
+		}
+		answer := Answer{To: url, Status: response.StatusCode}
+		var greeting Greeting
+		if json.Unmarshal(body, &greeting) == nil && greeting.Pod != "" {
+			answer.Greeting = &greeting
+		}
+		return answer
+	})
+}
+
+func lookup(names []string) {
+	each(names, func(name string) Answer {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		addresses, err := net.DefaultResolver.LookupHost(ctx, name)
+		if err != nil {
+			return Answer{To: name, Error: err.Error()}
+		}
+		return Answer{To: name, Addresses: addresses}
+	})
+}
+
+// Loss is what came of a stream.
+type Loss struct {
+	Sent     int `json:"sent"`
+	Received int `json:"received"`
+	// Gap is the longest time without an echo.
+	Gap string `json:"gap"`
+}
+
+func stream(to, seconds string) {
+	length, err := time.ParseDuration(strings.TrimSuffix(seconds, "s") + "s")
+	if err != nil {
+		fatal(err)
+	}
+	connection, err := net.Dial("udp", to)
+	if err != nil {
+		fatal(err)
+	}
+	packets := int(length / time.Millisecond)
+	done := make(chan Loss)
+	go func() { done <- count(connection, packets) }()
+	start := time.Now()
+	for i := range packets {
+		time.Sleep(time.Until(start.Add(time.Duration(i) * time.Millisecond)))
+		fmt.Fprintf(connection, "%d", i)
+	}
+	// Echoes that are on their way still count.
+	connection.SetReadDeadline(time.Now().Add(2 * time.Second))
+	loss := <-done
+	loss.Sent = packets
+	json.NewEncoder(os.Stdout).Encode(loss)
+}
+
+func count(connection net.Conn, packets int) Loss {
+	seen := make([]bool, packets)
+	loss, last, longest := Loss{}, time.Now(), time.Duration(0)
+	buffer := make([]byte, 64)
+	for loss.Received < packets {
+		n, err := connection.Read(buffer)
+		if err != nil {
+			if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
+				break
+			}
+			// A refusal by ICMP is a loss like any other.
+			continue
+		}
+		longest, last = max(longest, time.Since(last)), time.Now()
+		var i int
+		if _, err := fmt.Sscan(string(buffer[:n]), &i); err == nil && i < packets && !seen[i] {
+			seen[i] = true
+			loss.Received++
+		}
+	}
+	loss.Gap = longest.Round(time.Millisecond).String()
+	return loss
+}
