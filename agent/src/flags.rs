@@ -77,6 +77,16 @@ pub struct Flags {
     )]
     pub run_dir: PathBuf,
 
+    /// The kernel's settings, where they can be written: a container that is not privileged
+    /// can only read its own /proc/sys, and has the host's mounted elsewhere
+    #[arg(
+        long,
+        env = "VIADUCT_PROC_SYS",
+        default_value = crate::kernel::SETTINGS,
+        value_name = "DIR"
+    )]
+    pub proc_sys: PathBuf,
+
     /// Where /healthz, /readyz and /metrics are served
     #[arg(
         long,

@@ -78,7 +78,9 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         report,
     };
     let release = nix::sys::utsname::uname().context("cannot read the kernel's release")?;
-    let kernel = NetlinkKernel::open()?.for_release(&release.release().to_string_lossy());
+    let kernel = NetlinkKernel::open()?
+        .for_release(&release.release().to_string_lossy())
+        .with_settings_at(&flags.proc_sys)?;
     let mut dataplane = tokio::spawn(reconciler.run(kernel));
     let views = view::publish(store.clone());
     let sources = health::Sources {

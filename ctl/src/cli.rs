@@ -10,7 +10,7 @@ use viaduct_datastore::{Records, StoreArgs, StoreError};
 
 use crate::output::{self, Format};
 use crate::snapshot::Snapshot;
-use crate::{blocks, cleanup, lab, nodes, pools, status};
+use crate::{blocks, cleanup, install, lab, nodes, pools, status};
 
 /// Inspects a Viaduct network and runs it in a lab
 #[derive(Debug, Parser)]
@@ -57,6 +57,9 @@ enum Verb {
     /// Needs no datastore and no agent, but root or CAP_NET_ADMIN. Pods of this
     /// network lose their connection. Refused while the agent runs.
     Cleanup(cleanup::CleanupArgs),
+    /// Put on this host what an agent in a container needs there (as root)
+    #[command(subcommand)]
+    Install(install::Verb),
     /// Run a whole network on this machine: nodes and pods as network namespaces
     #[command(subcommand)]
     Lab(lab::Verb),
@@ -74,6 +77,7 @@ pub(crate) fn run(cli: Cli, matches: &ArgMatches) -> ExitCode {
             let given = given_datastore(&cli.store, matches);
             lab::run(verb, given, &cli.store.etcd_prefix)
         }
+        Verb::Install(verb) => install::run(verb),
         Verb::Cleanup(args) => cleanup::run(&args, cli.output),
         Verb::Completions { shell } => {
             let mut script = Vec::new();

@@ -7,6 +7,7 @@ mod cleanup;
 mod cli;
 #[cfg(test)]
 mod fixture;
+mod install;
 mod lab;
 mod nodes;
 mod output;

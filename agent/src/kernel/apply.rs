@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
+use std::path::Path;
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -21,8 +22,14 @@ const BATCH: usize = 512;
 type Answer = Result<(), KernelError>;
 
 /// Carries out `plan` in order. Changes that need nothing but an index are sent in
-/// batches; a new link's index must be asked for first.
-pub(super) fn apply(socket: &mut NetlinkSocket, indices: &mut Indices, plan: &[Op]) -> Vec<Answer> {
+/// batches; a new link's index must be asked for first. `settings` is `/proc/sys`,
+/// wherever it is mounted.
+pub(super) fn apply(
+    socket: &mut NetlinkSocket,
+    indices: &mut Indices,
+    settings: &Path,
+    plan: &[Op],
+) -> Vec<Answer> {
     let mut answers: Vec<Answer> = vec![Ok(()); plan.len()];
     let mut batch = Batch::default();
     let together = remove_together(socket, plan, &mut answers);
@@ -40,7 +47,7 @@ pub(super) fn apply(socket: &mut NetlinkSocket, indices: &mut Indices, plan: &[O
             }
             Ok(Step::File) => {
                 batch.flush(socket, plan, &mut answers);
-                answers[i] = refuse_router_advertisements(op);
+                answers[i] = refuse_router_advertisements(settings, op);
             }
             Err(error) => answers[i] = Err(error),
         }
@@ -184,17 +191,18 @@ fn index_of(socket: &mut NetlinkSocket, link: &str) -> Result<u32, NetlinkError>
 }
 
 /// There is no message for this setting, only the file.
-fn refuse_router_advertisements(op: &Op) -> Answer {
+fn refuse_router_advertisements(settings: &Path, op: &Op) -> Answer {
     let Op::RefuseRouterAdvertisements { link } = op else {
         return Ok(());
     };
-    let path = format!("/proc/sys/net/ipv6/conf/{link}/accept_ra");
+    let path = settings.join(format!("net/ipv6/conf/{link}/accept_ra"));
     match std::fs::write(&path, "0") {
         Ok(()) => Ok(()),
         // No IPv6 on this link.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(KernelError::Refused(format!(
-            "{path} cannot be written: {error}"
+            "{} cannot be written: {error}",
+            path.display()
         ))),
     }
 }

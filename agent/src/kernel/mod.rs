@@ -25,11 +25,15 @@ pub use monitor::Monitor;
 pub use socket::{NetlinkSocket, Request};
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use crate::dataplane::kernel::{Kernel, KernelError};
 use crate::dataplane::objects::{Actual, LinkKind};
 use crate::dataplane::plan::Op;
 use crate::dataplane::rivals::ForeignRoute;
+
+/// Where the kernel's settings are, unless somebody says otherwise.
+pub const SETTINGS: &str = "/proc/sys";
 
 /// The kernel of the network namespace that this process runs in.
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub struct NetlinkKernel {
     /// Tunnels, by index, whose checksum offload was turned off; `None` where the
     /// kernel does not need that.
     without_offload: Option<BTreeSet<u32>>,
+    /// `/proc/sys`, or where it can be written.
+    settings: PathBuf,
 }
 
 impl NetlinkKernel {
@@ -52,7 +58,27 @@ impl NetlinkKernel {
             socket: NetlinkSocket::open()?,
             indices: apply::Indices::new(),
             without_offload: None,
+            settings: SETTINGS.into(),
         })
+    }
+
+    /// With `/proc/sys` mounted elsewhere: a container that is not privileged can only
+    /// read its own.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn with_settings_at(mut self, directory: &Path) -> Result<Self, KernelError> {
+        // Without this a wrong directory would look like a kernel without IPv6.
+        let ipv4 = directory.join("net/ipv4");
+        if !ipv4.is_dir() {
+            return Err(KernelError::Refused(format!(
+                "--proc-sys {}: there is no directory {}; the kernel's settings are allowed, /proc/sys or where it is mounted",
+                directory.display(),
+                ipv4.display()
+            )));
+        }
+        self.settings = directory.to_owned();
+        Ok(self)
     }
 
     /// With what this kernel's release (`uname -r`) needs beside what is asked for.
@@ -93,7 +119,7 @@ impl Kernel for NetlinkKernel {
     }
 
     fn apply(&mut self, plan: &[Op]) -> Vec<Result<(), KernelError>> {
-        apply::apply(&mut self.socket, &mut self.indices, plan)
+        apply::apply(&mut self.socket, &mut self.indices, &self.settings, plan)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::link::{
@@ -18,7 +19,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use viaduct_model::{Cidr, MacAddr};
 
-use super::{NetlinkError, NetlinkSocket, Request, apply, encode};
+use super::{NetlinkError, NetlinkSocket, Request, SETTINGS, apply, encode};
 use crate::dataplane::kernel::KernelError;
 use crate::dataplane::objects::{Address, ROUTE_PROTOCOL, Route};
 use crate::dataplane::plan::Op;
@@ -179,7 +180,7 @@ pub fn finish_host_end(
     plan: &[Op],
 ) -> Result<(), KernelError> {
     let mut indices = apply::Indices::from([(link.into(), index)]);
-    let answers = apply::apply(host, &mut indices, plan);
+    let answers = apply::apply(host, &mut indices, Path::new(SETTINGS), plan);
     plan.iter()
         .zip(answers)
         .filter(|(op, _)| !matches!(op, Op::RefuseRouterAdvertisements { .. }))
