@@ -7,12 +7,14 @@
 #   make lint    format, clippy, documentation, dependencies: warnings are errors
 #   make soak    what takes long (nightly): five minutes without etcd under traffic and churn
 #   make test-vm the same network on Debian's own kernel, in virtual machines (root)
+#   make image   the container image as an OCI archive, without a container engine
+#   make kube-bins  Kubernetes and what it needs, built once into a cache (11 CPU minutes)
 #   make bench   Viaduct beside the alternatives, as ratios
 #   make deps    what the above need and apt has (called by them)
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all build shim demo test test-vm soak lint bench deps clean
+.PHONY: all build shim demo test test-vm kube-bins image soak lint bench deps clean
 
 HOST_TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 MUSL_TARGET := $(subst -gnu,-musl,$(HOST_TARGET))
@@ -52,6 +54,13 @@ test-vm: build
 	@tests/vm/setup.sh
 	cargo build --release --locked -p viaduct-vm
 	VIADUCT_BIN_DIR=$(CURDIR)/target/release tests/vm/run.sh
+
+image: build
+	deploy/image/build.sh
+
+kube-bins:
+	@tests/kube/setup.sh
+	@tests/kube/build.sh
 
 bench: build
 	cargo bench --locked -p viaduct-model
