@@ -17,6 +17,8 @@ need ethtool ethtool
 need etcd etcd-server
 need etcdctl etcd-client
 need iperf3 iperf3
+need nft nftables
+need iptables-nft iptables
 need openssl openssl
 need nft nftables
 [ -x /usr/lib/cni/ptp ] || missing+=(containernetworking-plugins)

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use viaduct_datastore::records::encode;
 use viaduct_model::{Claim, ClusterView};
 
+use crate::egress::EgressReport;
 use crate::node::{self, Identity};
 use crate::state::{AddressUsage, DataplaneReport, UnderlayTrouble};
 
@@ -27,6 +28,8 @@ pub struct Sources {
     pub report: watch::Receiver<DataplaneReport>,
     /// What is the matter with the underlay.
     pub trouble: watch::Receiver<UnderlayTrouble>,
+    /// How the nft table compares.
+    pub egress: watch::Receiver<EgressReport>,
 }
 
 impl Sources {
@@ -34,11 +37,15 @@ impl Sources {
     pub fn claim(&self, identity: &Identity, previous: Option<&Claim>) -> Claim {
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let view = self.view.borrow().clone();
+        let mut report = self.report.borrow().clone();
+        report
+            .problems
+            .extend(self.egress.borrow().problems.iter().cloned());
         node::claim(
             identity,
             view.as_deref(),
             &self.usage.borrow(),
-            &self.report.borrow(),
+            &report,
             &self.trouble.borrow(),
             previous,
             &now,
@@ -75,6 +82,7 @@ pub async fn keep(
             changed = sources.usage.changed() => changed.is_ok(),
             changed = sources.report.changed() => changed.is_ok(),
             changed = sources.trouble.changed() => changed.is_ok(),
+            changed = sources.egress.changed() => changed.is_ok(),
             () = content.closed() => false,
             () = tokio::time::sleep_until(due.unwrap_or(sent_at + TICK)), if due.is_some() => true,
         };

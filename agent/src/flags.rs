@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
 use regex_lite::Regex;
 use viaduct_datastore::StoreArgs;
-use viaduct_model::{Invalid, NodeName};
+use viaduct_model::{Cidr, Family, Invalid, NodeName};
+
+use crate::egress;
 
 use crate::backend::{self, Backend, Tuning};
 
@@ -67,6 +69,26 @@ pub struct Flags {
     /// The UDP port of the VTEP (vxlan), the same on all nodes
     #[arg(long, env = "VIADUCT_PORT", default_value_t = 8472, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
+
+    /// Whether packets from pods to the outside get an address of the node; pools can
+    /// say no for their own pods (natOutgoing)
+    #[arg(long, env = "VIADUCT_MASQUERADE", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub masquerade: bool,
+
+    /// A destination that sees pods' own addresses, as an IPv4 CIDR; may be repeated
+    #[arg(long, env = "VIADUCT_NO_MASQUERADE_TO", value_delimiter = ',', value_name = "CIDR", value_parser = parse_destination)]
+    pub no_masquerade_to: Vec<Cidr>,
+
+    /// Whether the nodes' own addresses count as outside. With false, nodes see pods'
+    /// addresses; the underlay must then carry packets from pods' addresses, and the
+    /// nodes' rp_filter must not be strict
+    #[arg(long, env = "VIADUCT_MASQUERADE_TO_NODES", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub masquerade_to_nodes: bool,
+
+    /// Whether masqueraded connections get a random source port, so that two of them
+    /// never race for one
+    #[arg(long, env = "VIADUCT_MASQUERADE_RANDOM_FULLY", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub masquerade_random_fully: bool,
 
     /// Where the CNI socket, the ledger and subnet.env live; must not outlive a reboot
     #[arg(
@@ -157,6 +179,16 @@ impl Flags {
     pub fn labels(&self) -> BTreeMap<String, String> {
         self.node_labels.iter().cloned().collect()
     }
+
+    /// What the user decides about pods' way to the outside.
+    pub fn egress(&self) -> egress::Options {
+        egress::Options {
+            masquerade: self.masquerade,
+            exempt: self.no_masquerade_to.clone(),
+            to_nodes: self.masquerade_to_nodes,
+            random_fully: self.masquerade_random_fully,
+        }
+    }
 }
 
 fn parse_backend(s: &str) -> Result<&'static Backend, String> {
@@ -173,6 +205,17 @@ fn parse_node_name(s: &str) -> Result<NodeName, String> {
 
 fn parse_regex(s: &str) -> Result<Regex, String> {
     Regex::new(s).map_err(|e| format!("not a regular expression: {e}"))
+}
+
+fn parse_destination(s: &str) -> Result<Cidr, String> {
+    const ALLOWED: &str = "allowed: an IPv4 CIDR such as 192.0.2.0/24";
+    match s.parse::<Cidr>() {
+        Ok(cidr) if cidr.family() == Family::V4 => Ok(cidr),
+        Ok(_) => Err(format!(
+            "{ALLOWED}; this release's pods have IPv4 addresses"
+        )),
+        Err(_) => Err(ALLOWED.to_owned()),
+    }
 }
 
 fn parse_label(s: &str) -> Result<(String, String), String> {
@@ -213,6 +256,18 @@ mod tests {
             (["--iface-regex", "("], ["--iface-regex", "(", "regular"]),
             (["--node-label", "x"], ["--node-label", "x", "key=value"]),
             (["--can-reach", "host"], ["--can-reach", "host", "IP"]),
+            (
+                ["--no-masquerade-to", "10.0.0.0/33"],
+                ["--no-masquerade-to", "10.0.0.0/33", "IPv4 CIDR"],
+            ),
+            (
+                ["--no-masquerade-to", "fd00::/8"],
+                ["--no-masquerade-to", "fd00::/8", "IPv4 CIDR"],
+            ),
+            (
+                ["--masquerade=maybe", "--once"],
+                ["--masquerade", "maybe", "true, false"],
+            ),
         ] {
             let error = parse(&args).unwrap_err();
             for needle in needles {
@@ -245,6 +300,23 @@ mod tests {
     fn underlay_flags_exclude_each_other() {
         assert!(parse(&["--iface", "eth0", "--can-reach", "10.0.0.1"]).is_err());
         assert!(parse(&["--iface", "eth0", "--public-ip", "192.0.2.1"]).is_ok());
+    }
+
+    #[test]
+    fn pods_are_masqueraded_unless_the_user_says_otherwise() {
+        let egress = parse(&[]).unwrap().egress();
+        assert!(egress.masquerade && egress.to_nodes && egress.random_fully);
+        let egress = parse(&[
+            "--masquerade=false",
+            "--no-masquerade-to",
+            "10.0.0.0/8,192.168.0.0/16",
+            "--no-masquerade-to",
+            "172.16.0.0/12",
+        ])
+        .unwrap()
+        .egress();
+        assert!(!egress.masquerade);
+        assert_eq!(egress.exempt.len(), 3);
     }
 
     #[test]

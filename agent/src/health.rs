@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use viaduct_datastore::Connectivity;
 use viaduct_model::ClusterView;
 
+use crate::egress::EgressReport;
 use crate::state::{AddressUsage, DataplaneReport, UnderlayTrouble};
 
 /// What the tasks publish about themselves.
@@ -25,6 +26,8 @@ pub struct Sources {
     pub view: watch::Receiver<Option<Arc<ClusterView>>>,
     /// How the kernel compares.
     pub report: watch::Receiver<DataplaneReport>,
+    /// How the nft table compares.
+    pub egress: watch::Receiver<EgressReport>,
     /// How addresses are used.
     pub usage: watch::Receiver<AddressUsage>,
     /// What is the matter with the underlay.
@@ -86,6 +89,9 @@ struct Numbers {
     conflicts: Gauge,
     reconciles: Counter,
     repairs: Counter,
+    egress_problems: Gauge,
+    egress_repairs: Counter,
+    spoofed: Counter,
     addresses: Family<BlockLabels, Gauge>,
 }
 
@@ -138,6 +144,21 @@ impl Numbers {
             self.repairs.clone(),
         );
         registry.register(
+            "egress_problems",
+            "What differs in the nft table or cannot be done there",
+            self.egress_problems.clone(),
+        );
+        registry.register(
+            "egress_repairs",
+            "Transactions that undid what somebody else did to the nft table",
+            self.egress_repairs.clone(),
+        );
+        registry.register(
+            "spoofed_packets",
+            "Packets dropped because a pod sent them from an address that is not its own",
+            self.spoofed.clone(),
+        );
+        registry.register(
             "addresses",
             "Pod addresses by block and state",
             self.addresses.clone(),
@@ -171,6 +192,10 @@ impl Health {
                 self.sources.report.has_changed().is_err(),
                 "the reconcile loop",
             ),
+            (
+                self.sources.egress.has_changed().is_err(),
+                "the keeper of the nft table",
+            ),
             (self.sources.usage.has_changed().is_err(), "the CNI server"),
             (
                 self.sources.view.has_changed().is_err(),
@@ -190,6 +215,7 @@ impl Health {
             self.sources.view.borrow().as_deref(),
             &self.sources.report.borrow(),
             &self.sources.trouble.borrow(),
+            &self.sources.egress.borrow(),
         )
     }
 
@@ -225,6 +251,15 @@ impl Health {
             .repairs
             .inc_by(report.repairs.saturating_sub(numbers.repairs.get()));
         drop(report);
+        let egress = sources.egress.borrow();
+        numbers.egress_problems.set(count(egress.problems.len()));
+        for (number, value) in [
+            (&numbers.egress_repairs, egress.repairs),
+            (&numbers.spoofed, egress.spoofed_packets),
+        ] {
+            number.inc_by(value.saturating_sub(number.get()));
+        }
+        drop(egress);
         numbers.addresses.clear();
         for (cidr, usage) in &sources.usage.borrow().blocks {
             for (state, value) in [("used", usage.used), ("free", usage.free)] {
@@ -246,6 +281,7 @@ fn readiness(
     view: Option<&ClusterView>,
     report: &DataplaneReport,
     trouble: &UnderlayTrouble,
+    egress: &EgressReport,
 ) -> Readiness {
     let mut readiness = Readiness {
         problems: Vec::new(),
@@ -274,17 +310,24 @@ fn readiness(
             }
             readiness.problems.extend(trouble.problems.iter().cloned());
             readiness.problems.extend(report.problems.iter().cloned());
+            readiness.problems.extend(egress.problems.iter().cloned());
             readiness.warnings.extend(trouble.warnings.iter().cloned());
             // One bad record or distant peer must not make every node unready.
             readiness
                 .warnings
                 .extend(report.not_adjacent.iter().cloned());
+            readiness.warnings.extend(egress.warnings.iter().cloned());
             readiness.warnings.extend(report.refusals.iter().cloned());
             readiness.warnings.extend(report.conflicts.iter().cloned());
-            if readiness.problems.is_empty() && !report.verified {
-                readiness
-                    .problems
-                    .push("the kernel is not verified yet".to_owned());
+            if readiness.problems.is_empty() {
+                for (verified, what) in [
+                    (report.verified, "the kernel is not verified yet"),
+                    (egress.verified, "the nft table is not verified yet"),
+                ] {
+                    if !verified {
+                        readiness.problems.push(what.to_owned());
+                    }
+                }
             }
         }
     }
@@ -303,14 +346,27 @@ mod tests {
         }
     }
 
+    fn stands() -> EgressReport {
+        EgressReport {
+            verified: true,
+            ..EgressReport::default()
+        }
+    }
+
     #[test]
     fn a_lost_store_is_shown_but_the_kernel_decides() {
         let lost = Connectivity::Disconnected {
             reason: "connection refused".into(),
         };
-        let with_view = readiness(&lost, Some(&ClusterView::default()), &verified(), &fine());
+        let with_view = readiness(
+            &lost,
+            Some(&ClusterView::default()),
+            &verified(),
+            &fine(),
+            &stands(),
+        );
         assert!(with_view.ready() && with_view.to_string().contains("connection refused"));
-        let without = readiness(&lost, None, &DataplaneReport::default(), &fine());
+        let without = readiness(&lost, None, &DataplaneReport::default(), &fine(), &stands());
         assert!(!without.ready() && without.to_string().contains("connection refused"));
     }
 
@@ -327,6 +383,7 @@ mod tests {
             Some(&ClusterView::default()),
             &report,
             &fine(),
+            &stands(),
         );
         assert_eq!(readiness.to_string(), "not ready\nproblem: route X: no\n");
     }
@@ -339,7 +396,14 @@ mod tests {
         };
         let told = |trouble: &UnderlayTrouble| {
             let view = ClusterView::default();
-            readiness(&Connectivity::Connected, Some(&view), &report, trouble).to_string()
+            readiness(
+                &Connectivity::Connected,
+                Some(&view),
+                &report,
+                trouble,
+                &stands(),
+            )
+            .to_string()
         };
         assert_eq!(told(&fine()), "ok\nwarning: node \"b\" is not adjacent\n");
         let lost = UnderlayTrouble {
@@ -351,5 +415,34 @@ mod tests {
 
     fn fine() -> UnderlayTrouble {
         UnderlayTrouble::default()
+    }
+
+    #[test]
+    fn the_nft_table_is_part_of_being_ready() {
+        let ready = |egress: &EgressReport| {
+            let view = ClusterView::default();
+            readiness(
+                &Connectivity::Connected,
+                Some(&view),
+                &verified(),
+                &fine(),
+                egress,
+            )
+        };
+        assert!(ready(&stands()).ready());
+        assert!(!ready(&EgressReport::default()).ready());
+        let missing = EgressReport {
+            problems: vec!["nft is missing".into()],
+            ..EgressReport::default()
+        };
+        assert_eq!(
+            ready(&missing).to_string(),
+            "not ready\nproblem: nft is missing\n"
+        );
+        let warned = EgressReport {
+            warnings: vec!["rp_filter alone".into()],
+            ..stands()
+        };
+        assert_eq!(ready(&warned).to_string(), "ok\nwarning: rp_filter alone\n");
     }
 }

@@ -12,6 +12,7 @@ pub mod claims;
 pub mod cleanup;
 pub mod cni;
 pub mod dataplane;
+pub mod egress;
 pub mod flags;
 pub mod health;
 pub mod http;

@@ -29,6 +29,8 @@ pub struct Terms {
     pub public_ip: Option<Ipv4Addr>,
     /// `--mtu`.
     pub mtu: Option<u32>,
+    /// `--masquerade`.
+    pub masquerade: bool,
 }
 
 /// Where the tunnels begin, as far as the flags say.
@@ -75,6 +77,7 @@ impl Terms {
             place,
             public_ip: flags.public_ip,
             mtu: flags.mtu,
+            masquerade: flags.masquerade,
         }
     }
 }
@@ -126,6 +129,7 @@ impl Lookout {
             name: name.clone(),
             carrier: (terms.backend.carrier)(name, tuning),
             direct_routing,
+            masquerade: terms.masquerade,
             mtu: mtu::asked_or_fitting(terms.mtu, terms.backend, &underlay)?,
             underlay,
             overlay: None,

@@ -14,8 +14,13 @@ use viaduct_model::{Claim, Kind};
 use crate::claims;
 use crate::cni::{self, CniOptions};
 use crate::dataplane::reconciler::Reconciler;
+use crate::egress::EgressReport;
+use crate::egress::ruleset::TABLE;
+use crate::egress::task::Egress;
+use crate::egress::tool::NftTool;
 use crate::flags::Flags;
 use crate::health::{self, Health};
+use crate::kernel::nftables::TableMonitor;
 use crate::kernel::{Monitor, NetlinkKernel};
 use crate::lookout::{Lookout, Terms};
 use crate::memory::{self, Memory};
@@ -70,6 +75,14 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     cni_options.memory = Memory::load(run_dir.path(), &identity.name);
     let cni_metrics = cni_options.metrics.clone();
     let cni = cni::start(cni_options, states.clone(), reports.clone()).await?;
+    let (egress_report, egress_reports) = watch::channel(EgressReport::default());
+    let egress = Egress {
+        options: flags.egress(),
+        state: states.clone(),
+        endpoints: cni.endpoints.clone(),
+        report: egress_report,
+    };
+    tokio::spawn(egress.run(NftTool, table_monitor()));
     let reconciler = Reconciler {
         backend: flags.backend,
         state: states.clone(),
@@ -87,6 +100,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         store: store.connectivity(),
         view: views.clone(),
         report: reports.clone(),
+        egress: egress_reports.clone(),
         usage: cni.usage.clone(),
         trouble: troubles.clone(),
     };
@@ -100,6 +114,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         usage: cni.usage.clone(),
         report: reports.clone(),
         trouble: troubles,
+        egress: egress_reports.clone(),
     };
     let first = claim.claim(&identity, None);
     let holding = tokio::select! {
@@ -141,13 +156,16 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     ));
     tokio::spawn(steward::keep_subnet_env(
         run_dir.path().join("subnet.env"),
-        states,
-        reports.clone(),
+        steward::SubnetSources {
+            state: states,
+            report: reports.clone(),
+            egress: egress_reports.clone(),
+        },
     ));
 
     tokio::select! {
         () = shutdown.requested() => tracing::info!("stopping; the dataplane stays as it is"),
-        () = verified(reports), if flags.once => tracing::info!("the kernel is verified; done (--once)"),
+        () = verified(reports, egress_reports), if flags.once => tracing::info!("the kernel is verified; done (--once)"),
         ended = &mut dataplane => {
             ended?.context("the reconcile loop failed")?;
             anyhow::bail!("the reconcile loop ended");
@@ -221,15 +239,24 @@ async fn taken(mut state: watch::Receiver<HoldState>) -> String {
     }
 }
 
-/// Waits until the kernel is verified with an overlay address in it.
-async fn verified(mut reports: watch::Receiver<DataplaneReport>) {
-    if reports
-        .wait_for(|r| r.verified && r.can_wire)
-        .await
-        .is_err()
-    {
+/// Waits until the kernel is verified with an overlay address in it, and so is the
+/// nft table.
+async fn verified(
+    mut reports: watch::Receiver<DataplaneReport>,
+    mut egress: watch::Receiver<EgressReport>,
+) {
+    let dataplane = reports.wait_for(|r| r.verified && r.can_wire).await.is_ok();
+    if !dataplane || egress.wait_for(|r| r.verified).await.is_err() {
         std::future::pending().await
     }
+}
+
+/// Hears of changes of the nft table. A kernel that cannot tell has no nftables
+/// either, which the table's own report will say.
+fn table_monitor() -> Option<TableMonitor> {
+    TableMonitor::open(TABLE)
+        .inspect_err(|error| tracing::error!(%error, "changes of the nft table are not heard of"))
+        .ok()
 }
 
 /// SIGTERM and SIGINT.

@@ -36,6 +36,9 @@ pub struct LocalNode {
     pub carrier: Backend,
     /// Whether adjacent peers get plain routes beside a tunnel for the others.
     pub direct_routing: bool,
+    /// Whether pods' packets to the outside get an address of the node, so that what
+    /// comes back is forwarded by the underlay's device.
+    pub masquerade: bool,
     /// The MTU of the tunnel and of pods, in bytes.
     pub mtu: u32,
     /// The node's own address among the pods'; `None` until it owns a block.

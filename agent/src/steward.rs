@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use viaduct_model::{ClusterView, Node};
 
 use crate::dataplane::hints::Hint;
+use crate::egress::EgressReport;
 use crate::lookout::Lookout;
 use crate::node::{self, Identity};
 use crate::run_dir::write_atomically;
@@ -225,20 +226,31 @@ fn publish(
     }
 }
 
+/// What `subnet.env` is written from.
+#[derive(Debug)]
+pub struct SubnetSources {
+    /// The node and the cluster.
+    pub state: watch::Receiver<Option<NodeState>>,
+    /// Whether pods can be wired.
+    pub report: watch::Receiver<DataplaneReport>,
+    /// Whether the nft table stands.
+    pub egress: watch::Receiver<EgressReport>,
+}
+
 /// Writes `subnet.env` once the node can wire pods, and again when it changes.
-pub async fn keep_subnet_env(
-    path: PathBuf,
-    mut state: watch::Receiver<Option<NodeState>>,
-    mut report: watch::Receiver<DataplaneReport>,
-) {
-    let mut written = None;
+pub async fn keep_subnet_env(path: PathBuf, mut sources: SubnetSources) {
+    let (mut written, mut nat_stood) = (None, false);
     loop {
-        let can_wire = report.borrow_and_update().can_wire;
-        let content = state
+        let can_wire = sources.report.borrow_and_update().can_wire;
+        // What the file says of masquerading must be so; that it was undone for a
+        // moment later is no reason to say anything else.
+        nat_stood |= sources.egress.borrow_and_update().verified;
+        let content = sources
+            .state
             .borrow_and_update()
             .as_ref()
             .and_then(subnet_env::content);
-        if can_wire && content.is_some() && content != written {
+        if can_wire && nat_stood && content.is_some() && content != written {
             match write_atomically(&path, content.as_deref().unwrap_or_default().as_bytes()) {
                 Ok(()) => written = content,
                 Err(error) => {
@@ -247,8 +259,9 @@ pub async fn keep_subnet_env(
             }
         }
         tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
-            changed = report.changed() => if changed.is_err() { return },
+            changed = sources.state.changed() => if changed.is_err() { return },
+            changed = sources.report.changed() => if changed.is_err() { return },
+            changed = sources.egress.changed(), if !nat_stood => if changed.is_err() { return },
         }
     }
 }

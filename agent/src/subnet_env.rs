@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use viaduct_model::Cidr;
 
+use crate::egress::desired::nat_outgoing;
 use crate::state::NodeState;
 
 /// The file's content; `None` while the node has no block.
@@ -23,7 +24,8 @@ pub fn content(state: &NodeState) -> Option<String> {
     let _ = writeln!(text, "FLANNEL_NETWORK={network}");
     let _ = writeln!(text, "FLANNEL_SUBNET={overlay}/{}", block.cidr.prefix_len());
     let _ = writeln!(text, "FLANNEL_MTU={}", state.local.mtu);
-    let _ = writeln!(text, "FLANNEL_IPMASQ=false");
+    let masquerade = state.local.masquerade && nat_outgoing(state.view.pools.get(&block.pool));
+    let _ = writeln!(text, "FLANNEL_IPMASQ={masquerade}");
     Some(text)
 }
 
@@ -51,6 +53,7 @@ mod tests {
             local: LocalNode {
                 carrier: viaduct_model::Backend::HostGw,
                 direct_routing: false,
+                masquerade: true,
                 name,
                 underlay: UnderlayLink {
                     name: "eth0".into(),
@@ -70,7 +73,20 @@ mod tests {
         state.local.overlay = Some("10.64.3.0".parse().unwrap());
         assert_eq!(
             content(&state).unwrap(),
-            "FLANNEL_NETWORK=10.64.0.0/16\nFLANNEL_SUBNET=10.64.3.0/26\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+            "FLANNEL_NETWORK=10.64.0.0/16\nFLANNEL_SUBNET=10.64.3.0/26\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
         );
+        let says_no = |state: &NodeState| {
+            let content = content(state).unwrap();
+            content.ends_with("FLANNEL_IPMASQ=false\n")
+        };
+        state.local.masquerade = false;
+        assert!(says_no(&state));
+        state.local.masquerade = true;
+        let mut view = (*state.view).clone();
+        for pool in view.pools.values_mut() {
+            pool.nat_outgoing = false;
+        }
+        state.view = Arc::new(view);
+        assert!(says_no(&state));
     }
 }

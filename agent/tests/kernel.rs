@@ -2,6 +2,8 @@
 //! namespaces of its own: the test program starts itself again under `unshare`, so
 //! that nothing outside is ever touched.
 
+#[path = "kernel/egress.rs"]
+mod egress;
 #[path = "kernel/scene.rs"]
 mod scene;
 #[path = "../src/dataplane/testing.rs"]

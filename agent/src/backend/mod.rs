@@ -92,8 +92,9 @@ impl Backend {
             overlay,
             peers: peers::sound(state, blocks, &mut desired),
         };
-        // Pods' packets come in on the underlay's own device.
-        if local.direct_routing || self.link_type.is_none() {
+        // Pods' packets, or the answers to what was masqueraded, come in on the
+        // underlay's own device.
+        if local.direct_routing || local.masquerade || self.link_type.is_none() {
             desired
                 .forwarding
                 .insert(local.underlay.name.as_str().into());

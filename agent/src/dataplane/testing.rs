@@ -55,6 +55,7 @@ impl Cluster {
                 vtep_mac: MacAddr::for_vtep(&name("a")),
             },
             direct_routing: false,
+            masquerade: false,
             mtu: 1450,
             overlay: Some(Ipv4Addr::new(10, 64, 0, 0)),
         };

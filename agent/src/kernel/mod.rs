@@ -11,6 +11,7 @@ mod encode;
 pub mod error;
 pub mod link_type;
 pub mod monitor;
+pub mod nftables;
 pub mod offload;
 pub mod options;
 mod read;
@@ -53,7 +54,6 @@ impl NetlinkKernel {
     /// # Errors
     /// When the kernel gives no netlink socket.
     pub fn open() -> Result<Self, NetlinkError> {
-        warn_of_loose_source_check();
         Ok(Self {
             socket: NetlinkSocket::open()?,
             indices: apply::Indices::new(),
@@ -120,19 +120,5 @@ impl Kernel for NetlinkKernel {
 
     fn apply(&mut self, plan: &[Op]) -> Vec<Result<(), KernelError>> {
         apply::apply(&mut self.socket, &mut self.indices, &self.settings, plan)
-    }
-}
-
-/// The kernel takes the looser of a link's own source check and that of "all links".
-/// We do not change what concerns the whole host; but that pods may send from foreign
-/// addresses must not stay unsaid.
-fn warn_of_loose_source_check() {
-    const PATH: &str = "/proc/sys/net/ipv4/conf/all/rp_filter";
-    let all = std::fs::read_to_string(PATH);
-    if all.is_ok_and(|all| all.trim() == "2") {
-        tracing::warn!(
-            "{PATH} is 2 (loose), which outweighs the strict source check of pods' links: pods can \
-             send from addresses that are not theirs; set it to 0 or 1"
-        );
     }
 }

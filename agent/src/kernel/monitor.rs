@@ -50,32 +50,7 @@ impl Monitor {
     /// # Errors
     /// When the kernel gives no such socket.
     pub fn open() -> Result<Self, NetlinkError> {
-        let fd = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkRoute,
-        )
-        .map_err(|errno| failed("socket", errno))?;
-        // The forced size needs NET_ADMIN in the first user namespace; a smaller
-        // buffer only means that a burst ends in one more look.
-        if setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-            let _ = setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER);
-        }
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(|errno| failed("bind", errno))?;
-        for group in GROUPS {
-            setsockopt(&fd, AddMembership, &group)
-                .map_err(|errno| failed("setsockopt NETLINK_ADD_MEMBERSHIP", errno))?;
-        }
-        // Deprecated because a foreign type could lie about its descriptor; an
-        // OwnedFd cannot, and the successor is for unsafe code only.
-        #[expect(deprecated)]
-        let fd = AsyncFd::with_interest(fd, Interest::READABLE).map_err(|error| {
-            failed(
-                "epoll_ctl",
-                Errno::from_raw(error.raw_os_error().unwrap_or_default()),
-            )
-        })?;
+        let fd = multicast(SockProtocol::NetlinkRoute, &GROUPS, RECEIVE_BUFFER)?;
         Ok(Self {
             fd,
             buffer: vec![0; 64 << 10],
@@ -140,6 +115,41 @@ impl Monitor {
         }
         Ok(hints)
     }
+}
+
+/// A socket on which the kernel multicasts what `groups` are about; must be opened in
+/// a runtime, in this thread's network namespace.
+pub(super) fn multicast(
+    protocol: SockProtocol,
+    groups: &[u32],
+    receive_buffer: usize,
+) -> Result<AsyncFd<OwnedFd>, NetlinkError> {
+    let fd = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        protocol,
+    )
+    .map_err(|errno| failed("socket", errno))?;
+    // The forced size needs NET_ADMIN in the first user namespace; a smaller
+    // buffer only means that a burst ends in one more look.
+    if setsockopt(&fd, sockopt::RcvBufForce, &receive_buffer).is_err() {
+        let _ = setsockopt(&fd, sockopt::RcvBuf, &receive_buffer);
+    }
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(|errno| failed("bind", errno))?;
+    for group in groups {
+        setsockopt(&fd, AddMembership, group)
+            .map_err(|errno| failed("setsockopt NETLINK_ADD_MEMBERSHIP", errno))?;
+    }
+    // Deprecated because a foreign type could lie about its descriptor; an
+    // OwnedFd cannot, and the successor is for unsafe code only.
+    #[expect(deprecated)]
+    AsyncFd::with_interest(fd, Interest::READABLE).map_err(|error| {
+        failed(
+            "epoll_ctl",
+            Errno::from_raw(error.raw_os_error().unwrap_or_default()),
+        )
+    })
 }
 
 fn read(mut rest: &[u8], hints: &mut Vec<Hint>) {

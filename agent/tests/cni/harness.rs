@@ -291,6 +291,7 @@ pub(crate) fn node_state() -> NodeState {
             },
             carrier: viaduct_model::Backend::HostGw,
             direct_routing: false,
+            masquerade: false,
             mtu: 1450,
             overlay: Some([10, 64, 0, 0].into()),
         },

@@ -18,7 +18,7 @@ fn subnet_env_holds_flannels_four_keys() {
             };
             ensure!(network == "FLANNEL_NETWORK=10.64.0.0/16", "{text}");
             ensure!(mtu == "FLANNEL_MTU=1450", "{text}");
-            ensure!(masquerade == "FLANNEL_IPMASQ=false", "{text}");
+            ensure!(masquerade == "FLANNEL_IPMASQ=true", "{text}");
             // The node's own address with its block's length.
             let own = node.ip("-4 -o addr show dev via.vx4")?;
             let address = own

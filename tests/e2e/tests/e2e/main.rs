@@ -7,6 +7,7 @@ mod cni;
 mod conflicts;
 mod demo;
 mod drift;
+mod egress;
 mod libcni;
 mod memory;
 mod names;

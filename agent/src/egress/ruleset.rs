@@ -1,0 +1,140 @@
+//! The table `inet viaduct` as plain data: what is wanted and what was listed are
+//! the same type, so that comparing them is `==`.
+//!
+//! A rule is the list of statements in libnftables' JSON (libnftables-json(5)), which
+//! is what `nft` is given and what it lists: one spelling for both ways.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use viaduct_model::{Cidr, Family};
+
+/// The table's family: rules for IPv4 and IPv6 side by side.
+pub const FAMILY: &str = "inet";
+/// The table's name; whatever is in a table of this name and family is ours.
+pub const TABLE: &str = "viaduct";
+/// The counter of packets whose source was not their pod's.
+pub const SPOOFED: &str = "spoofed";
+
+/// The table's content.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Ruleset {
+    /// Named sets.
+    pub sets: BTreeMap<String, NamedSet>,
+    /// Chains.
+    pub chains: BTreeMap<String, Chain>,
+    /// Named counters; what they have counted is no part of this.
+    pub counters: BTreeSet<String>,
+    /// What we never make, as it was listed: never wanted, so it always differs.
+    pub unknown: Vec<String>,
+}
+
+/// A named set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedSet {
+    /// What it holds.
+    pub kind: SetKind,
+    /// What is in it.
+    pub elements: BTreeSet<Element>,
+}
+
+/// What a set holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetKind {
+    /// Prefixes, the fewest that hold the same addresses (flag `interval`).
+    Prefixes(Family),
+    /// Single addresses.
+    Addresses(Family),
+    /// Device names.
+    Links,
+    /// A device name and an address.
+    LinkAddresses(Family),
+}
+
+impl SetKind {
+    /// Whether single elements can be added and taken out without looking at the
+    /// others; intervals are replaced whole.
+    pub fn is_incremental(self) -> bool {
+        !matches!(self, SetKind::Prefixes(_))
+    }
+}
+
+/// An element of a set.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Element {
+    /// A prefix or, with its full length, an address.
+    Prefix(Cidr),
+    /// A device's name.
+    Link(String),
+    /// A device's name and an address.
+    LinkAddress(String, IpAddr),
+    /// What we never put there, as it was listed.
+    Other(String),
+}
+
+/// A chain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chain {
+    /// Type, hook, priority and policy; `None` for a chain that no packet enters
+    /// by itself.
+    pub base: Option<Base>,
+    /// The rules in their order.
+    pub rules: Vec<Rule>,
+}
+
+/// Where a base chain stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// Such as `filter` or `nat`.
+    pub r#type: String,
+    /// Such as `prerouting`.
+    pub hook: String,
+    /// Lower is earlier.
+    pub priority: i64,
+    /// `accept` or `drop`.
+    pub policy: String,
+}
+
+/// A rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// Its statements.
+    pub statements: Vec<Value>,
+    /// What it says to people who list it.
+    pub comment: Option<String>,
+}
+
+impl Rule {
+    /// A rule with a comment.
+    pub fn new(comment: &str, statements: Vec<Value>) -> Self {
+        Self {
+            statements,
+            comment: Some(comment.to_owned()),
+        }
+    }
+}
+
+/// A match statement.
+pub fn matches(op: &str, left: &Value, right: &Value) -> Value {
+    json!({"match": {"op": op, "left": left, "right": right}})
+}
+
+/// A property of the packet beside its headers, such as the device it came in by.
+pub fn meta(key: &str) -> Value {
+    json!({"meta": {"key": key}})
+}
+
+/// The source or destination address field.
+pub fn address_field(family: Family, field: &str) -> Value {
+    let protocol = match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    };
+    json!({"payload": {"protocol": protocol, "field": field}})
+}
+
+/// A verdict without arguments.
+pub fn verdict(name: &str) -> Value {
+    json!({name: null})
+}

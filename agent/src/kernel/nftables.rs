@@ -1,0 +1,306 @@
+//! nftables as far as it is spoken over netlink here: the notice that somebody changed
+//! our table, and the value of one counter. Everything else goes by the `nft` program.
+//!
+//! Message and attribute numbers are those of `linux/netfilter/nf_tables.h`.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use netlink_packet_core::{NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
+    socket,
+};
+use tokio::io::unix::AsyncFd;
+
+use super::error::{NetlinkError, parse_ack};
+use super::monitor::multicast;
+use super::socket::failed;
+
+/// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`.
+const GROUP: u32 = 7;
+/// `NFNL_SUBSYS_NFTABLES`, the upper half of a message's type.
+const SUBSYSTEM: u16 = 10 << 8;
+/// `NFT_MSG_NEWGEN`, which ends what one transaction has to say.
+const NEW_GENERATION: u16 = SUBSYSTEM | 15;
+const NEW_OBJECT: u16 = SUBSYSTEM | 18;
+const GET_OBJECT: u16 = SUBSYSTEM | 19;
+
+/// `NFPROTO_INET`.
+const INET: u8 = 1;
+/// The table's name, which is attribute 1 of messages of every kind.
+const TABLE_NAME: u16 = 1;
+const OBJECT_NAME: u16 = 2;
+const OBJECT_TYPE: u16 = 3;
+const OBJECT_DATA: u16 = 4;
+/// `NFT_OBJECT_COUNTER`.
+const COUNTER: u32 = 1;
+const COUNTER_PACKETS: u16 = 2;
+
+/// Family, version and resource before the attributes.
+const HEADER: usize = 4;
+
+/// What the kernel may queue for us, in bytes: what thousands of changed elements say.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// What was multicast since the last look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Transactions that changed the table that is watched.
+    pub transactions: u64,
+    /// Whether the kernel had to drop messages, so that there may have been more.
+    pub lost: bool,
+}
+
+impl Seen {
+    /// Both together.
+    pub fn and(self, other: Seen) -> Seen {
+        Seen {
+            transactions: self.transactions + other.transactions,
+            lost: self.lost || other.lost,
+        }
+    }
+}
+
+/// Watches one table of family `inet`. The kernel tells what a transaction did before
+/// the transaction's sender is told that it is done.
+#[derive(Debug)]
+pub struct TableMonitor {
+    fd: AsyncFd<OwnedFd>,
+    buffer: Vec<u8>,
+    table: &'static str,
+    /// Whether the transaction that is being told has touched the table.
+    touched: bool,
+}
+
+impl TableMonitor {
+    /// Opens it in this thread's network namespace; must be called in a runtime.
+    ///
+    /// # Errors
+    /// When the kernel gives no such socket.
+    pub fn open(table: &'static str) -> Result<Self, NetlinkError> {
+        Ok(Self {
+            fd: multicast(SockProtocol::NetlinkNetFilter, &[GROUP], RECEIVE_BUFFER)?,
+            buffer: vec![0; 64 << 10],
+            table,
+            touched: false,
+        })
+    }
+
+    /// Waits for notifications and takes all that are there. May be dropped at any
+    /// time without losing any.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub async fn next(&mut self) -> Result<Seen, NetlinkError> {
+        loop {
+            // Readiness is kept when this future is dropped.
+            let mut guard = self.fd.readable().await.map_err(|error| {
+                failed(
+                    "epoll_wait",
+                    Errno::from_raw(error.raw_os_error().unwrap_or_default()),
+                )
+            })?;
+            guard.clear_ready();
+            drop(guard);
+            let seen = self.drain()?;
+            if seen != Seen::default() {
+                return Ok(seen);
+            }
+        }
+    }
+
+    /// Takes what is there without waiting.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn drain(&mut self) -> Result<Seen, NetlinkError> {
+        let mut seen = Seen::default();
+        loop {
+            let fd = self.fd.get_ref().as_raw_fd();
+            match recv(
+                fd,
+                &mut self.buffer,
+                MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(length) => match self.buffer.get(..length) {
+                    Some(datagram) => {
+                        let touched = &mut self.touched;
+                        match transactions(datagram, self.table, touched) {
+                            Some(count) => seen.transactions += count,
+                            None => seen.lost = true,
+                        }
+                    }
+                    None => seen.lost = true,
+                },
+                Err(Errno::EAGAIN) => return Ok(seen),
+                Err(Errno::EINTR) => {}
+                Err(Errno::ENOBUFS) => seen.lost = true,
+                Err(errno) => return Err(failed("recv", errno)),
+            }
+        }
+    }
+}
+
+/// How many transactions that touched `table` end in this datagram; `None` when it
+/// cannot be read.
+fn transactions(mut rest: &[u8], table: &str, touched: &mut bool) -> Option<u64> {
+    let mut ended = 0;
+    while !rest.is_empty() {
+        let message = NetlinkBuffer::new_checked(rest).ok()?;
+        if message.message_type() == NEW_GENERATION {
+            ended += u64::from(std::mem::take(touched));
+        } else if is_about(message.payload(), table) {
+            *touched = true;
+        }
+        let advance = (message.length() as usize).next_multiple_of(4);
+        rest = rest.get(advance..).unwrap_or_default();
+    }
+    Some(ended)
+}
+
+fn is_about(payload: &[u8], table: &str) -> bool {
+    payload.first() == Some(&INET)
+        && attribute(payload, TABLE_NAME)
+            .is_some_and(|name| name.strip_suffix(&[0]).unwrap_or(name) == table.as_bytes())
+}
+
+fn attribute(payload: &[u8], kind: u16) -> Option<&[u8]> {
+    let attributes = payload.get(HEADER..)?;
+    find(attributes, kind)
+}
+
+/// The value of the first attribute of this kind (netlink's type, length, value).
+fn find(mut rest: &[u8], kind: u16) -> Option<&[u8]> {
+    /// `NLA_TYPE_MASK`: less the flags for nesting and byte order.
+    const KIND: u16 = 0x3fff;
+    loop {
+        let header: [u8; 4] = rest.get(..4)?.try_into().ok()?;
+        let [l0, l1, k0, k1] = header;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let value = rest.get(4..length)?;
+        if u16::from_ne_bytes([k0, k1]) & KIND == kind {
+            return Some(value);
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+/// The packets that a named counter of a table of family `inet` has counted; `None`
+/// when there is no such table or counter. The kernel answers within the call.
+///
+/// # Errors
+/// When the kernel gives no socket or no answer that can be read.
+pub fn counted_packets(table: &str, counter: &str) -> Result<Option<u64>, NetlinkError> {
+    let fd = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        SockProtocol::NetlinkNetFilter,
+    )
+    .map_err(|errno| failed("socket", errno))?;
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(|errno| failed("bind", errno))?;
+    let question = question(table, counter);
+    send(fd.as_raw_fd(), &question, MsgFlags::empty()).map_err(|errno| failed("send", errno))?;
+    let mut buffer = vec![0; 4096];
+    let length = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())
+        .map_err(|errno| failed("recv", errno))?;
+    let answer = buffer.get(..length).unwrap_or_default();
+    let malformed = || NetlinkError::Malformed("the value of a counter".into());
+    let message = NetlinkBuffer::new_checked(answer).map_err(|_| malformed())?;
+    match message.message_type() {
+        NEW_OBJECT => packets(message.payload()).map(Some).ok_or_else(malformed),
+        NLMSG_ERROR => match parse_ack(message.flags(), message.payload()) {
+            Err(error) if error.refusal() == Some(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+            Ok(()) => Err(malformed()),
+        },
+        _ => Err(malformed()),
+    }
+}
+
+fn packets(payload: &[u8]) -> Option<u64> {
+    let data = attribute(payload, OBJECT_DATA)?;
+    let packets = find(data, COUNTER_PACKETS)?;
+    Some(u64::from_be_bytes(packets.try_into().ok()?))
+}
+
+fn question(table: &str, counter: &str) -> Vec<u8> {
+    let mut body = vec![INET, 0, 0, 0];
+    push(&mut body, TABLE_NAME, &terminated(table));
+    push(&mut body, OBJECT_NAME, &terminated(counter));
+    push(&mut body, OBJECT_TYPE, &COUNTER.to_be_bytes());
+    let mut message = Vec::with_capacity(16 + body.len());
+    let length = u32::try_from(16 + body.len()).unwrap_or_default();
+    message.extend(length.to_ne_bytes());
+    message.extend(GET_OBJECT.to_ne_bytes());
+    message.extend(NLM_F_REQUEST.to_ne_bytes());
+    message.extend(1u32.to_ne_bytes());
+    message.extend(0u32.to_ne_bytes());
+    message.extend(body);
+    message
+}
+
+fn terminated(text: &str) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.push(0);
+    bytes
+}
+
+fn push(into: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    into.extend(length.to_ne_bytes());
+    into.extend(kind.to_ne_bytes());
+    into.extend(value);
+    into.resize(into.len().next_multiple_of(4), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, family: u8, table: Option<&str>) -> Vec<u8> {
+        let mut body = vec![family, 0, 0, 0];
+        if let Some(table) = table {
+            push(&mut body, TABLE_NAME, &terminated(table));
+        }
+        let mut bytes = u32::try_from(16 + body.len())
+            .unwrap()
+            .to_ne_bytes()
+            .to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend(body);
+        bytes
+    }
+
+    #[test]
+    fn transactions_of_the_table_are_counted_and_others_are_not() {
+        let new_rule = SUBSYSTEM | 6;
+        let end = message(NEW_GENERATION, 0, None);
+        let (mut touched, mut both) = (false, Vec::new());
+        for (family, table) in [(INET, "viaduct"), (INET, "viaduct"), (INET, "other")] {
+            both.extend(message(new_rule, family, Some(table)));
+        }
+        assert_eq!(transactions(&both, "viaduct", &mut touched), Some(0));
+        assert_eq!(transactions(&end, "viaduct", &mut touched), Some(1));
+        assert_eq!(transactions(&end, "viaduct", &mut touched), Some(0));
+        let mut foreign = message(new_rule, INET, Some("other"));
+        foreign.extend(message(new_rule, 2, Some("viaduct")));
+        foreign.extend(end);
+        assert_eq!(transactions(&foreign, "viaduct", &mut touched), Some(0));
+        assert_eq!(transactions(&[1, 2, 3], "viaduct", &mut touched), None);
+    }
+
+    #[test]
+    fn a_counters_value_is_read() {
+        let mut values = Vec::new();
+        push(&mut values, 1, &900u64.to_be_bytes());
+        push(&mut values, COUNTER_PACKETS, &9u64.to_be_bytes());
+        let mut payload = vec![INET, 0, 0, 0];
+        push(&mut payload, TABLE_NAME, &terminated("viaduct"));
+        push(&mut payload, OBJECT_DATA | 0x8000, &values);
+        assert_eq!(packets(&payload), Some(9));
+        assert_eq!(packets(&[INET, 0, 0, 0]), None);
+    }
+}

@@ -1,0 +1,320 @@
+//! Pods' way to the outside, beside what kube-proxy writes, and the check that they
+//! send from their own addresses.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use viaduct_e2e::eventually;
+use viaduct_lab::{Echo, Lab, LabOptions, Node, Pod, command, in_lab, netns};
+
+/// A host beyond the underlay, which knows no way to pods.
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
+/// The same host by an address that the tests exempt.
+const EXEMPT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+const PORT: u16 = 8080;
+
+/// Makes the host, with a router between it and the underlay.
+fn outside() -> Result<PathBuf> {
+    let path = netns::add("outside")?;
+    command::ip_batch(
+        "link add to-outside type veth peer name eth0 netns outside\n\
+         addr add 198.51.100.1/24 dev to-outside\n\
+         link set to-outside up\n\
+         route add 203.0.113.0/24 dev to-outside\n",
+    )?;
+    netns::within(&path, || {
+        command::ip_batch(
+            "addr add 198.51.100.9/24 dev eth0\n\
+             addr add 203.0.113.9/32 dev eth0\n\
+             link set eth0 up\n\
+             route add default via 198.51.100.1\n",
+        )
+    })?;
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("net.ipv4.ip_forward")?;
+    Ok(path)
+}
+
+/// Gives the router a way to a pod, so that the pod's own address works outside.
+fn route_to(pod: &Pod, node: &Node) -> Result<()> {
+    let route = format!("route replace {}/32 via {}\n", pod.ip, node.address());
+    command::ip_batch(&route)
+}
+
+/// The address that a server at `at` sees when `client` connects to `to`.
+fn seen_by(server: &Path, at: IpAddr, client: &Path, to: SocketAddr) -> Result<IpAddr> {
+    let listener = netns::within(server, || {
+        let any: IpAddr = Ipv4Addr::UNSPECIFIED.into();
+        let at = if at.is_unspecified() { any } else { at };
+        Ok(TcpListener::bind(SocketAddr::new(at, PORT))?)
+    })?;
+    let stream = netns::within(client, || {
+        TcpStream::connect_timeout(&to, Duration::from_secs(2))
+            .with_context(|| format!("connecting to {to}"))
+    })?;
+    let (_, peer) = listener.accept()?;
+    drop(stream);
+    Ok(peer.ip())
+}
+
+/// The same, where the server is at the address that is connected to.
+fn seen(server: &Path, at: impl Into<IpAddr>, client: &Path) -> Result<IpAddr> {
+    let at = at.into();
+    seen_by(server, at, client, SocketAddr::new(at, PORT))
+}
+
+fn sees(server: &Path, at: impl Into<IpAddr>, client: &Path, wanted: IpAddr) -> Result<()> {
+    let at = at.into();
+    let is = seen(server, at, client)?;
+    ensure!(is == wanted, "at {at} is seen {is}, not {wanted}");
+    Ok(())
+}
+
+fn two_pods(lab: &Lab) -> Result<(Pod, Pod)> {
+    let mut pods = lab.pods().into_iter();
+    let both = pods.next().zip(pods.next());
+    both.context("two pods")
+}
+
+fn options(args: &[&str]) -> LabOptions {
+    LabOptions {
+        agent_args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        ..LabOptions::default()
+    }
+}
+
+fn subnet_env(node: &Node) -> Result<String> {
+    let path = node.run_dir().join("subnet.env");
+    eventually(|| std::fs::read_to_string(&path).with_context(|| path.display().to_string()))
+}
+
+#[test]
+fn the_outside_sees_the_nodes_address_and_pods_and_exempt_hosts_see_the_pods() {
+    let args = ["--no-masquerade-to", "203.0.113.0/24,192.0.2.0/24"];
+    in_lab(options(&args), |lab| {
+        let outside = outside()?;
+        let (n1, n2) = (lab.node("n1")?, lab.node("n2")?);
+        let (here, there) = two_pods(lab)?;
+        let masqueraded = || sees(&outside, OUTSIDE, &here.netns, n1.address().into());
+        masqueraded()?;
+        sees(&there.netns, there.ip, &here.netns, here.ip)?;
+        let neighbour = n1.add_pod("p2")?;
+        sees(&neighbour.netns, neighbour.ip, &here.netns, here.ip)?;
+        // A node's own packets are nobody's business.
+        let overlay = seen(&there.netns, there.ip, n1.netns())?;
+        ensure!(
+            n1.ip("-4 addr show dev via.vx4")?
+                .contains(&format!("inet {overlay}/32")),
+            "the node is seen as {overlay}"
+        );
+        sees(&outside, OUTSIDE, n1.netns(), n1.address().into())?;
+        // Other nodes are outside: their networks may refuse pods' addresses.
+        sees(n2.netns(), n2.address(), &here.netns, n1.address().into())?;
+        route_to(&here, &n1)?;
+        sees(&outside, EXEMPT, &here.netns, here.ip)?;
+        masqueraded()?;
+        ensure!(
+            subnet_env(&n1)?.contains("FLANNEL_IPMASQ=true\n"),
+            "{}",
+            subnet_env(&n1)?
+        );
+        // What somebody flushes is back; what else there was is theirs to restore.
+        n1.run("nft", &["flush", "ruleset"])?;
+        eventually(|| {
+            ensure!(
+                n1.metric("viaduct_egress_repairs_total")? >= 1.0,
+                "no repair"
+            );
+            masqueraded()
+        })?;
+        n1.await_ready(Duration::from_secs(10))
+    });
+}
+
+#[test]
+fn a_node_that_is_told_not_to_masquerade_says_so_and_does_not() {
+    in_lab(options(&["--masquerade=false"]), |lab| {
+        let outside = outside()?;
+        let n1 = lab.node("n1")?;
+        let (here, there) = two_pods(lab)?;
+        // Whoever routes pods' addresses himself sees to it that nodes forward them.
+        n1.run("sysctl", &["-qw", "net.ipv4.ip_forward=1"])?;
+        route_to(&here, &n1)?;
+        sees(&outside, OUTSIDE, &here.netns, here.ip)?;
+        sees(&there.netns, there.ip, &here.netns, here.ip)?;
+        ensure!(
+            subnet_env(&n1)?.contains("FLANNEL_IPMASQ=false\n"),
+            "{}",
+            subnet_env(&n1)?
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn nodes_see_pods_own_addresses_where_the_user_wants_it() {
+    in_lab(options(&["--masquerade-to-nodes=false"]), |lab| {
+        let (n1, n2) = (lab.node("n1")?, lab.node("n2")?);
+        let (here, _) = two_pods(lab)?;
+        eventually(|| sees(n2.netns(), n2.address(), &here.netns, here.ip))?;
+        let outside = outside()?;
+        sees(&outside, OUTSIDE, &here.netns, n1.address().into())
+    });
+}
+
+fn table(node: &Node) -> Result<String> {
+    node.run("nft", &["list", "table", "inet", "viaduct"])
+}
+
+/// Waits until the table knows a pod's device, and names that.
+fn known(node: &Node, pod: &Pod) -> Result<String> {
+    let link = pod.result["interfaces"][0]["name"]
+        .as_str()
+        .context("the host end's name")?;
+    eventually(|| {
+        ensure!(table(node)?.contains(link), "{link} is not known");
+        Ok(())
+    })?;
+    Ok(link.to_owned())
+}
+
+#[test]
+fn a_pod_that_sends_from_a_foreign_address_is_dropped_and_counted() {
+    in_lab(LabOptions::default(), |lab| {
+        let n1 = lab.node("n1")?;
+        let (here, there) = two_pods(lab)?;
+        let spoofed = || n1.metric("viaduct_spoofed_packets_total");
+        ensure!(spoofed()? < 0.5, "counted before anything was sent");
+        known(&n1, &here)?;
+        // Also where the host is lax: the kernel takes the greater of the two.
+        n1.run("sysctl", &["-qw", "net.ipv4.conf.all.rp_filter=2"])?;
+        here.ping(there.ip, Echo::default())?;
+        for foreign in ["10.64.3.3", "192.0.2.1", &there.ip.to_string()] {
+            here.exec(
+                "ip",
+                &["addr", "add", &format!("{foreign}/32"), "dev", "eth0"],
+            )?;
+            let to = n1.address().to_string();
+            let ping = ["-c", "2", "-i", "0.2", "-W", "1", "-I", foreign, &to];
+            ensure!(
+                here.exec("ping", &ping).is_err(),
+                "{foreign} gets an answer"
+            );
+            here.exec(
+                "ip",
+                &["addr", "del", &format!("{foreign}/32"), "dev", "eth0"],
+            )?;
+        }
+        eventually(|| {
+            let count = spoofed()?;
+            ensure!(
+                (count - 6.0).abs() < 0.5,
+                "{count} of 6 packets are counted"
+            );
+            Ok(())
+        })?;
+        here.ping(there.ip, Echo::default())?;
+        // A pod that came later is held to its address too, and one that is gone is
+        // forgotten.
+        let late = n1.add_pod("late")?;
+        let link = known(&n1, &late)?;
+        n1.del_pod(&late)?;
+        eventually(|| {
+            ensure!(!table(&n1)?.contains(&link), "{link} is still known");
+            Ok(())
+        })
+    });
+}
+
+/// What kube-proxy writes in its iptables mode: services at 10.96.0.0/16 and a node
+/// port, for one pod each and for a host outside.
+fn kube_proxy(node: &Node, far: &Pod, own: &Pod) -> Result<()> {
+    let service = |name: &str, to: &str, target: IpAddr| {
+        format!(
+            "-A KUBE-SERVICES {to} -j KUBE-SVC-{name}\n\
+             -A KUBE-SVC-{name} ! -s 10.64.0.0/16 -j KUBE-MARK-MASQ\n\
+             -A KUBE-SVC-{name} -j KUBE-SEP-{name}\n\
+             -A KUBE-SEP-{name} -s {target}/32 -j KUBE-MARK-MASQ\n\
+             -A KUBE-SEP-{name} -p tcp -j DNAT --to-destination {target}:{PORT}\n"
+        )
+    };
+    let names = ["FAR", "OWN", "OUT", "PORT"];
+    let chains: String = names
+        .iter()
+        .map(|name| format!(":KUBE-SVC-{name} - [0:0]\n:KUBE-SEP-{name} - [0:0]\n"))
+        .collect();
+    let address = node.address();
+    let rules = format!(
+        "*nat\n\
+         :KUBE-SERVICES - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n\
+         {chains}\
+         -A PREROUTING -j KUBE-SERVICES\n\
+         -A OUTPUT -j KUBE-SERVICES\n\
+         -A POSTROUTING -j KUBE-POSTROUTING\n\
+         -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n\
+         -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
+         -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000\n\
+         -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n\
+         {}{}{}{}COMMIT\n",
+        service("FAR", "-d 10.96.0.1/32 -p tcp --dport 80", far.ip),
+        service("OWN", "-d 10.96.0.2/32 -p tcp --dport 80", own.ip),
+        service("OUT", "-d 10.96.0.3/32 -p tcp --dport 80", OUTSIDE.into()),
+        service(
+            "PORT",
+            &format!("-d {address}/32 -p tcp --dport 30080"),
+            far.ip
+        ),
+    );
+    let script = format!("iptables-nft-restore <<'END'\n{rules}END\n");
+    node.run("sh", &["-c", &script]).map(drop)
+}
+
+#[test]
+fn services_in_the_manner_of_kube_proxy_work_beside_it() {
+    in_lab(LabOptions::default(), |lab| {
+        let outside = outside()?;
+        let n1 = lab.node("n1")?;
+        let (here, there) = two_pods(lab)?;
+        let service = |n: u8| SocketAddr::from(([10, 96, 0, n], 80));
+        let overlay = seen(&there.netns, there.ip, n1.netns())?;
+        let is_one_of_n1 = |is: IpAddr| is == overlay || is == IpAddr::from(n1.address());
+        let check = || -> Result<()> {
+            let is = seen_by(&there.netns, there.ip, &here.netns, service(1))?;
+            ensure!(
+                is == here.ip,
+                "a service's pod sees a pod of another node as {is}"
+            );
+            let is = seen_by(&here.netns, here.ip, &here.netns, service(2))?;
+            ensure!(
+                is_one_of_n1(is),
+                "a pod sees itself through its service as {is}"
+            );
+            let is = seen_by(&there.netns, there.ip, n1.netns(), service(1))?;
+            ensure!(is_one_of_n1(is), "a service's pod sees a node as {is}");
+            let is = seen_by(&outside, OUTSIDE.into(), &here.netns, service(3))?;
+            ensure!(
+                is == IpAddr::from(n1.address()),
+                "a service's host outside sees {is}"
+            );
+            let port = SocketAddr::from((n1.address(), 30080));
+            let is = seen_by(&there.netns, there.ip, &outside, port)?;
+            ensure!(is == overlay, "a node port's pod sees the outside as {is}");
+            sees(&outside, OUTSIDE, &here.netns, n1.address().into())
+        };
+        kube_proxy(&n1, &there, &here)?;
+        check().context("kube-proxy's rules came after ours")?;
+        n1.run("nft", &["delete", "table", "inet", "viaduct"])?;
+        eventually(|| {
+            ensure!(
+                n1.metric("viaduct_egress_repairs_total")? >= 1.0,
+                "no repair"
+            );
+            Ok(())
+        })?;
+        check().context("kube-proxy's rules came before ours")?;
+        let theirs = n1.run("iptables-nft", &["-t", "nat", "-S"])?;
+        ensure!(theirs.contains("KUBE-SEP-FAR"), "{theirs}");
+        n1.await_ready(Duration::from_secs(10))
+    });
+}
