@@ -15,14 +15,15 @@ use thiserror::Error;
 use crate::dataplane::diff::diff;
 use crate::dataplane::kernel::{Kernel, KernelError};
 use crate::dataplane::objects::Desired;
+use crate::egress::ruleset::{TABLE, TableFamily};
 use crate::kernel::{NetlinkError, NetlinkKernel};
 use crate::run_dir::{self, RunDirError};
 
 /// How often the kernel is looked at: once more than removing should take.
 const PASSES: usize = 3;
 
-/// The one nftables table that is ours.
-const TABLE: [&str; 2] = ["inet", "viaduct"];
+/// The nftables tables that are ours.
+const TABLES: [TableFamily; 2] = [TableFamily::Inet, TableFamily::Netdev];
 
 /// What agent, CNI server and plugin keep in the run directory. The lock is not among
 /// it: it stays, so that nobody ever holds a lock on a file that is gone.
@@ -71,10 +72,12 @@ pub fn plan(directory: &Path) -> Result<Cleaned, CleanupError> {
     cleaned
         .removed
         .extend(plan.iter().map(|op| object(&op.to_string())));
-    match table_stands() {
-        Ok(true) => cleaned.removed.push(table()),
-        Ok(false) => {}
-        Err(why) => cleaned.failed.push(why),
+    for family in TABLES {
+        match table_stands(family) {
+            Ok(true) => cleaned.removed.push(table(family)),
+            Ok(false) => {}
+            Err(why) => cleaned.failed.push(why),
+        }
     }
     let files = files(directory);
     cleaned
@@ -107,10 +110,12 @@ pub fn remove(directory: &Path) -> Result<Cleaned, CleanupError> {
             }
         }
     }
-    match remove_table() {
-        Ok(true) => cleaned.removed.push(table()),
-        Ok(false) => {}
-        Err(why) => cleaned.failed.push(why),
+    for family in TABLES {
+        match remove_table(family) {
+            Ok(true) => cleaned.removed.push(table(family)),
+            Ok(false) => {}
+            Err(why) => cleaned.failed.push(why),
+        }
     }
     // Without the links the ledger says nothing; with them it is all there is to say.
     if cleaned.failed.is_empty() {
@@ -131,8 +136,8 @@ fn object(op: &str) -> String {
     op.replacen(" to be removed", "", 1)
 }
 
-fn table() -> String {
-    format!("nftables table {}", TABLE.join(" "))
+fn table(family: TableFamily) -> String {
+    format!("nftables table {} {TABLE}", family.name())
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
@@ -162,37 +167,37 @@ fn nft(args: &[&str]) -> Result<Option<Output>, String> {
     match output {
         Ok(output) => Ok(Some(output)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("{}: nft cannot be started: {error}", table())),
+        Err(error) => Err(format!("nft cannot be started: {error}")),
     }
 }
 
-fn table_stands() -> Result<bool, String> {
+fn table_stands(family: TableFamily) -> Result<bool, String> {
     let Some(output) = nft(&["list", "tables"])? else {
         return Ok(false);
     };
     if !output.status.success() {
-        return Err(refusal("looked for", &output));
+        return Err(refusal(family, "looked for", &output));
     }
-    let wanted = format!("table {}", TABLE.join(" "));
+    let wanted = format!("table {} {TABLE}", family.name());
     Ok(String::from_utf8_lossy(&output.stdout)
         .lines()
         .any(|line| line.trim() == wanted))
 }
 
-fn remove_table() -> Result<bool, String> {
-    if !table_stands()? {
+fn remove_table(family: TableFamily) -> Result<bool, String> {
+    if !table_stands(family)? {
         return Ok(false);
     }
-    match nft(&["delete", "table", TABLE[0], TABLE[1]])? {
-        Some(output) if !output.status.success() => Err(refusal("removed", &output)),
+    match nft(&["delete", "table", family.name(), TABLE])? {
+        Some(output) if !output.status.success() => Err(refusal(family, "removed", &output)),
         _ => Ok(true),
     }
 }
 
-fn refusal(what: &str, output: &Output) -> String {
+fn refusal(family: TableFamily, what: &str, output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     let said = said.lines().next().unwrap_or("nft gives no reason");
-    format!("{} cannot be {what}: {said}", table())
+    format!("{} cannot be {what}: {said}", table(family))
 }
 
 #[cfg(test)]

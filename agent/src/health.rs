@@ -26,7 +26,7 @@ pub struct Sources {
     pub view: watch::Receiver<Option<Arc<ClusterView>>>,
     /// How the kernel compares.
     pub report: watch::Receiver<DataplaneReport>,
-    /// How the nft table compares.
+    /// How the nft tables compare.
     pub egress: watch::Receiver<EgressReport>,
     /// How addresses are used.
     pub usage: watch::Receiver<AddressUsage>,
@@ -145,12 +145,12 @@ impl Numbers {
         );
         registry.register(
             "egress_problems",
-            "What differs in the nft table or cannot be done there",
+            "What differs in the nft tables or cannot be done there",
             self.egress_problems.clone(),
         );
         registry.register(
             "egress_repairs",
-            "Transactions that undid what somebody else did to the nft table",
+            "Transactions that undid what somebody else did to the nft tables",
             self.egress_repairs.clone(),
         );
         registry.register(
@@ -194,7 +194,7 @@ impl Health {
             ),
             (
                 self.sources.egress.has_changed().is_err(),
-                "the keeper of the nft table",
+                "the keeper of the nft tables",
             ),
             (self.sources.usage.has_changed().is_err(), "the CNI server"),
             (
@@ -252,10 +252,12 @@ impl Health {
             .inc_by(report.repairs.saturating_sub(numbers.repairs.get()));
         drop(report);
         let egress = sources.egress.borrow();
-        numbers.egress_problems.set(count(egress.problems.len()));
+        numbers
+            .egress_problems
+            .set(count(egress.problems().count()));
         for (number, value) in [
-            (&numbers.egress_repairs, egress.repairs),
-            (&numbers.spoofed, egress.spoofed_packets),
+            (&numbers.egress_repairs, egress.repairs()),
+            (&numbers.spoofed, egress.source_check.dropped),
         ] {
             number.inc_by(value.saturating_sub(number.get()));
         }
@@ -310,19 +312,19 @@ fn readiness(
             }
             readiness.problems.extend(trouble.problems.iter().cloned());
             readiness.problems.extend(report.problems.iter().cloned());
-            readiness.problems.extend(egress.problems.iter().cloned());
+            readiness.problems.extend(egress.problems().cloned());
             readiness.warnings.extend(trouble.warnings.iter().cloned());
             // One bad record or distant peer must not make every node unready.
             readiness
                 .warnings
                 .extend(report.not_adjacent.iter().cloned());
-            readiness.warnings.extend(egress.warnings.iter().cloned());
+            readiness.warnings.extend(egress.warnings().cloned());
             readiness.warnings.extend(report.refusals.iter().cloned());
             readiness.warnings.extend(report.conflicts.iter().cloned());
             if readiness.problems.is_empty() {
                 for (verified, what) in [
                     (report.verified, "the kernel is not verified yet"),
-                    (egress.verified, "the nft table is not verified yet"),
+                    (egress.verified(), "the nft tables are not verified yet"),
                 ] {
                     if !verified {
                         readiness.problems.push(what.to_owned());
@@ -337,6 +339,7 @@ fn readiness(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::egress::TableReport;
 
     fn verified() -> DataplaneReport {
         DataplaneReport {
@@ -347,9 +350,13 @@ mod tests {
     }
 
     fn stands() -> EgressReport {
-        EgressReport {
+        let table = TableReport {
             verified: true,
-            ..EgressReport::default()
+            ..TableReport::default()
+        };
+        EgressReport {
+            masquerade: table.clone(),
+            source_check: table,
         }
     }
 
@@ -418,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nft_table_is_part_of_being_ready() {
+    fn the_nft_tables_are_part_of_being_ready() {
         let ready = |egress: &EgressReport| {
             let view = ClusterView::default();
             readiness(
@@ -431,18 +438,17 @@ mod tests {
         };
         assert!(ready(&stands()).ready());
         assert!(!ready(&EgressReport::default()).ready());
-        let missing = EgressReport {
-            problems: vec!["nft is missing".into()],
-            ..EgressReport::default()
-        };
+        let mut missing = EgressReport::default();
+        missing.masquerade.problems = vec!["nft is missing".into()];
         assert_eq!(
             ready(&missing).to_string(),
             "not ready\nproblem: nft is missing\n"
         );
-        let warned = EgressReport {
-            warnings: vec!["rp_filter alone".into()],
-            ..stands()
-        };
+        let mut half = stands();
+        half.source_check.verified = false;
+        assert!(!ready(&half).ready());
+        let mut warned = stands();
+        warned.source_check.warnings = vec!["rp_filter alone".into()];
         assert_eq!(ready(&warned).to_string(), "ok\nwarning: rp_filter alone\n");
     }
 }

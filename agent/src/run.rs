@@ -15,12 +15,10 @@ use crate::claims;
 use crate::cni::{self, CniOptions};
 use crate::dataplane::reconciler::Reconciler;
 use crate::egress::EgressReport;
-use crate::egress::ruleset::TABLE;
 use crate::egress::task::Egress;
 use crate::egress::tool::NftTool;
 use crate::flags::Flags;
 use crate::health::{self, Health};
-use crate::kernel::nftables::TableMonitor;
 use crate::kernel::{Monitor, NetlinkKernel};
 use crate::lookout::{Lookout, Terms};
 use crate::memory::{self, Memory};
@@ -82,7 +80,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         endpoints: cni.endpoints.clone(),
         report: egress_report,
     };
-    tokio::spawn(egress.run(NftTool, table_monitor()));
+    tokio::spawn(egress.run(NftTool));
     let reconciler = Reconciler {
         backend: flags.backend,
         state: states.clone(),
@@ -239,24 +237,16 @@ async fn taken(mut state: watch::Receiver<HoldState>) -> String {
     }
 }
 
-/// Waits until the kernel is verified with an overlay address in it, and so is the
-/// nft table.
+/// Waits until the kernel is verified with an overlay address in it, and so are the
+/// nft tables.
 async fn verified(
     mut reports: watch::Receiver<DataplaneReport>,
     mut egress: watch::Receiver<EgressReport>,
 ) {
     let dataplane = reports.wait_for(|r| r.verified && r.can_wire).await.is_ok();
-    if !dataplane || egress.wait_for(|r| r.verified).await.is_err() {
+    if !dataplane || egress.wait_for(EgressReport::verified).await.is_err() {
         std::future::pending().await
     }
-}
-
-/// Hears of changes of the nft table. A kernel that cannot tell has no nftables
-/// either, which the table's own report will say.
-fn table_monitor() -> Option<TableMonitor> {
-    TableMonitor::open(TABLE)
-        .inspect_err(|error| tracing::error!(%error, "changes of the nft table are not heard of"))
-        .ok()
 }
 
 /// SIGTERM and SIGINT.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use viaduct_model::Cidr;
 
-use crate::egress::desired::nat_outgoing;
+use crate::egress::masquerade::nat_outgoing;
 use crate::state::NodeState;
 
 /// The file's content; `None` while the node has no block.

@@ -1,25 +1,37 @@
 //! From what is to what should be, in one transaction: a pure comparison and the text
 //! that `nft -j -f -` is given.
 //!
-//! Pods come and go: that changes elements of sets, one by one, and nothing else.
-//! Anything else that differs replaces the table as a whole, which the kernel does at
-//! one moment too: no packet ever meets half a table, and connections keep what they
-//! were given, because that is remembered by connection tracking.
+//! Pods come and go: that makes and removes the chains of their devices, one by one,
+//! and nothing else. Pools and nodes change elements of sets. Anything else that
+//! differs replaces the table as a whole, which the kernel does at one moment too: no
+//! packet ever meets half a table, and connections keep what they were given, because
+//! that is remembered by connection tracking.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::ruleset::{Chain, Element, FAMILY, NamedSet, Ruleset, SetKind, TABLE};
+use super::ruleset::{Chain, Element, NamedSet, Ruleset, SetKind, TABLE, TableFamily};
 use viaduct_model::Family;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
-    /// Elements of sets come and go.
-    Elements(Vec<SetChange>),
+    /// Elements of sets and chains of devices come and go.
+    Parts(Parts),
     /// The table is made anew; says why.
     Rewrite(String),
+    /// The table goes.
+    Remove,
+}
+
+/// What changes within a table.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Parts {
+    /// Sets whose elements change.
+    pub sets: Vec<SetChange>,
+    /// Chains of devices, as they should be from now on; `None` for those that go.
+    pub chains: BTreeMap<String, Option<Chain>>,
 }
 
 /// What changes in one set.
@@ -37,43 +49,77 @@ pub struct SetChange {
 
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Change::Rewrite(why) => f.write_str(why),
-            Change::Elements(changes) => {
-                for (i, change) in changes.iter().enumerate() {
-                    let separator = if i == 0 { "" } else { ", " };
-                    write!(
-                        f,
-                        "{separator}set {} lacks {} and has {} too many",
-                        change.set,
-                        change.new.len(),
-                        change.gone.len()
-                    )?;
-                }
-                Ok(())
-            }
-        }
+        let parts = match self {
+            Change::Rewrite(why) => return f.write_str(why),
+            Change::Remove => return f.write_str("there should be no such table"),
+            Change::Parts(parts) => parts,
+        };
+        let sets = parts.sets.iter().map(|change| {
+            let (lacks, over) = (change.new.len(), change.gone.len());
+            format!("set {} lacks {lacks} and has {over} too many", change.set)
+        });
+        let chains = parts.chains.iter().map(|(name, chain)| match chain {
+            Some(_) => format!("chain {name} is not as it should be"),
+            None => format!("chain {name} is of no pod"),
+        });
+        f.write_str(&sets.chain(chains).collect::<Vec<_>>().join(", "))
     }
 }
 
-/// What makes `actual` into `desired`; `None` when nothing does. `actual` is `None`
-/// when there is no table.
-pub fn change(desired: &Ruleset, actual: Option<&Ruleset>) -> Option<Change> {
-    let Some(actual) = actual else {
-        return Some(Change::Rewrite("there is no such table".to_owned()));
+impl Change {
+    /// Whether this does what `other` does not.
+    pub fn exceeds(&self, other: Option<&Change>) -> bool {
+        let (Change::Parts(parts), Some(Change::Parts(others))) = (self, other) else {
+            return Some(self) != other;
+        };
+        parts.sets.iter().any(|set| !others.sets.contains(set))
+            || parts
+                .chains
+                .iter()
+                .any(|(name, chain)| others.chains.get(name) != Some(chain))
+    }
+}
+
+/// What makes `actual` into `desired`; `None` when nothing does. Either is `None`
+/// where there is, or should be, no table.
+pub fn change(desired: Option<&Ruleset>, actual: Option<&Ruleset>) -> Option<Change> {
+    let (desired, actual) = match (desired, actual) {
+        (None, None) => return None,
+        (None, Some(_)) => return Some(Change::Remove),
+        (Some(_), None) => return Some(Change::Rewrite("there is no such table".to_owned())),
+        (Some(desired), Some(actual)) => (desired, actual),
     };
     if let Some(why) = structure(desired, actual) {
         return Some(Change::Rewrite(why));
     }
-    let changes: Vec<SetChange> = desired
-        .sets
-        .iter()
-        .filter_map(|(name, wanted)| set_change(name, wanted, actual.sets.get(name)?))
-        .collect();
-    (!changes.is_empty()).then_some(Change::Elements(changes))
+    let sets = desired.sets.iter();
+    let parts = Parts {
+        sets: sets
+            .filter_map(|(name, wanted)| set_change(name, wanted, actual.sets.get(name)?))
+            .collect(),
+        chains: chains(desired, actual),
+    };
+    (parts != Parts::default()).then_some(Change::Parts(parts))
 }
 
-/// What differs beside the elements of sets.
+/// Chains of devices that differ.
+fn chains(desired: &Ruleset, actual: &Ruleset) -> BTreeMap<String, Option<Chain>> {
+    let differs = |name: &String, chain: &Chain| {
+        let is = actual.chains.get(name);
+        !is.is_some_and(|is| chain.says_the_same(is))
+    };
+    let wanted = desired.chains.iter();
+    let wanted = wanted.filter(|(_, chain)| chain.is_of_a_device());
+    let surplus = actual.chains.keys();
+    let surplus = surplus.filter(|name| !desired.chains.contains_key(*name));
+    wanted
+        .filter(|(name, chain)| differs(name, chain))
+        .map(|(name, chain)| (name.clone(), Some(chain.clone())))
+        .chain(surplus.map(|name| (name.clone(), None)))
+        .collect()
+}
+
+/// What differs beside the elements of sets and chains of devices.
 fn structure(desired: &Ruleset, actual: &Ruleset) -> Option<String> {
     if let Some(unknown) = actual.unknown.first() {
         return Some(format!("it has {unknown}, which does not belong there"));
@@ -95,18 +141,17 @@ fn structure(desired: &Ruleset, actual: &Ruleset) -> Option<String> {
     if let Some((name, _)) = stray {
         return Some(format!("set {name} has an element of another kind"));
     }
-    if let Some((name, _)) = desired
-        .chains
-        .iter()
+    let fixed = desired.chains.iter();
+    if let Some((name, _)) = fixed
+        .filter(|(_, chain)| !chain.is_of_a_device())
         .find(|(name, chain)| actual.chains.get(*name) != Some(chain))
     {
         return Some(format!("chain {name} differs"));
     }
-    let extra = actual.chains.keys();
-    let mut extra = extra.filter(|name| !desired.chains.contains_key(*name));
+    let mut extra = actual.chains.iter();
     extra
-        .next()
-        .map(|name| format!("it has a chain {name}, which does not belong there"))
+        .find(|(name, chain)| !chain.is_of_a_device() && !desired.chains.contains_key(*name))
+        .map(|(name, _)| format!("it has a chain {name}, which does not belong there"))
 }
 
 fn set_change(name: &str, wanted: &NamedSet, is: &NamedSet) -> Option<SetChange> {
@@ -117,113 +162,140 @@ fn set_change(name: &str, wanted: &NamedSet, is: &NamedSet) -> Option<SetChange>
     if new.is_empty() && gone.is_empty() {
         return None;
     }
-    Some(if wanted.kind.is_incremental() {
-        SetChange {
-            set: name.to_owned(),
-            flush: false,
-            gone,
-            new,
-        }
+    let flush = !wanted.kind.is_incremental();
+    let (new, gone) = if flush {
+        (wanted.elements.clone(), BTreeSet::new())
     } else {
-        SetChange {
-            set: name.to_owned(),
-            flush: true,
-            gone: BTreeSet::new(),
-            new: wanted.elements.clone(),
-        }
+        (new, gone)
+    };
+    let set = name.to_owned();
+    Some(SetChange {
+        set,
+        flush,
+        gone,
+        new,
     })
 }
 
 /// The transaction that makes the change, as `nft -j -f -` reads it.
-pub fn transaction(desired: &Ruleset, change: &Change) -> String {
-    let commands = match change {
-        Change::Rewrite(_) => rewrite(desired),
-        Change::Elements(changes) => changes.iter().flat_map(elements).collect(),
+pub fn transaction(family: TableFamily, desired: Option<&Ruleset>, change: &Change) -> String {
+    let writer = Writer(family.name());
+    let commands = match (change, desired) {
+        (Change::Parts(parts), _) => writer.parts(parts),
+        (Change::Rewrite(_), Some(desired)) => writer.rewrite(desired),
+        (Change::Rewrite(_) | Change::Remove, _) => writer.remove(),
     };
     json!({"nftables": commands}).to_string()
 }
 
-fn rewrite(desired: &Ruleset) -> Vec<Value> {
-    let table = json!({"table": {"family": FAMILY, "name": TABLE}});
-    let mut commands = vec![
+/// Writes commands about the table of one family.
+struct Writer(&'static str);
+
+impl Writer {
+    fn remove(&self) -> Vec<Value> {
+        let table = json!({"table": {"family": self.0, "name": TABLE}});
         // To be deleted it has to be there.
-        json!({"add": table}),
-        json!({"delete": table}),
-        json!({"add": table}),
-    ];
-    for name in &desired.counters {
+        vec![json!({"add": table}), json!({"delete": table})]
+    }
+
+    fn rewrite(&self, desired: &Ruleset) -> Vec<Value> {
+        let mut commands = self.remove();
+        commands.push(json!({"add": {"table": {"family": self.0, "name": TABLE}}}));
+        for name in &desired.counters {
+            commands.push(json!({"add": {"counter": self.named(name)}}));
+        }
+        for (name, set) in &desired.sets {
+            commands.push(json!({"add": {"set": self.declaration(name, set)}}));
+        }
+        for (name, chain) in &desired.chains {
+            commands.extend(self.chain(name, chain));
+        }
         commands
-            .push(json!({"add": {"counter": {"family": FAMILY, "table": TABLE, "name": name}}}));
     }
-    for (name, set) in &desired.sets {
-        commands.push(json!({"add": {"set": declaration(name, set)}}));
+
+    fn parts(&self, parts: &Parts) -> Vec<Value> {
+        let mut commands: Vec<Value> = Vec::new();
+        for change in &parts.sets {
+            commands.extend(self.elements(change));
+        }
+        for (name, chain) in &parts.chains {
+            // Whether it is there is never sure, for it went with its device on some
+            // kernels. As a chain of no device it can be made without one, which is
+            // nothing where it is there; and what is there can be deleted.
+            let bare = self.named(name);
+            commands.push(json!({"add": {"chain": bare}}));
+            commands.push(json!({"flush": {"chain": bare}}));
+            commands.push(json!({"delete": {"chain": bare}}));
+            if let Some(chain) = chain {
+                commands.extend(self.chain(name, chain));
+            }
+        }
+        commands
     }
-    for (name, chain) in &desired.chains {
-        commands.push(json!({"add": {"chain": chain_body(name, chain)}}));
+
+    fn named(&self, name: &str) -> Value {
+        json!({"family": self.0, "table": TABLE, "name": name})
     }
-    for (name, chain) in &desired.chains {
+
+    fn chain(&self, name: &str, chain: &Chain) -> Vec<Value> {
+        let mut body = self.named(name);
+        if let Some(base) = &chain.base {
+            body["type"] = json!(base.r#type);
+            body["hook"] = json!(base.hook);
+            body["prio"] = json!(base.priority);
+            body["policy"] = json!(base.policy);
+            if let Some(device) = &base.device {
+                body["dev"] = json!(device.name);
+            }
+        }
+        let mut commands = vec![json!({"add": {"chain": body}})];
         for rule in &chain.rules {
             let mut body = json!({
-                "family": FAMILY, "table": TABLE, "chain": name, "expr": rule.statements,
+                "family": self.0, "table": TABLE, "chain": name, "expr": rule.statements,
             });
             if let Some(comment) = &rule.comment {
                 body["comment"] = json!(comment);
             }
             commands.push(json!({"add": {"rule": body}}));
         }
+        commands
     }
-    commands
-}
 
-fn chain_body(name: &str, chain: &Chain) -> Value {
-    let mut body = json!({"family": FAMILY, "table": TABLE, "name": name});
-    if let Some(base) = &chain.base {
-        body["type"] = json!(base.r#type);
-        body["hook"] = json!(base.hook);
-        body["prio"] = json!(base.priority);
-        body["policy"] = json!(base.policy);
-    }
-    body
-}
-
-fn declaration(name: &str, set: &NamedSet) -> Value {
-    let address = |family| match family {
-        Family::V4 => "ipv4_addr",
-        Family::V6 => "ipv6_addr",
-    };
-    let r#type = match set.kind {
-        SetKind::Prefixes(family) | SetKind::Addresses(family) => json!(address(family)),
-        SetKind::Links => json!("ifname"),
-        SetKind::LinkAddresses(family) => json!(["ifname", address(family)]),
-    };
-    let mut body = json!({"family": FAMILY, "table": TABLE, "name": name, "type": r#type});
-    if !set.kind.is_incremental() {
-        body["flags"] = json!(["interval"]);
-    }
-    if !set.elements.is_empty() {
-        body["elem"] = set.elements.iter().map(element).collect();
-    }
-    body
-}
-
-fn elements(change: &SetChange) -> Vec<Value> {
-    let set = json!({"family": FAMILY, "table": TABLE, "name": change.set});
-    let with = |of: &BTreeSet<Element>| {
-        let mut body = set.clone();
-        body["elem"] = of.iter().map(element).collect();
+    fn declaration(&self, name: &str, set: &NamedSet) -> Value {
+        let (SetKind::Prefixes(family) | SetKind::Addresses(family)) = set.kind;
+        let mut body = self.named(name);
+        body["type"] = json!(match family {
+            Family::V4 => "ipv4_addr",
+            Family::V6 => "ipv6_addr",
+        });
+        if !set.kind.is_incremental() {
+            body["flags"] = json!(["interval"]);
+        }
+        if !set.elements.is_empty() {
+            body["elem"] = set.elements.iter().map(element).collect();
+        }
         body
-    };
-    let mut commands = Vec::new();
-    if change.flush {
-        commands.push(json!({"flush": {"set": set}}));
     }
-    if !change.gone.is_empty() {
-        commands.push(json!({"delete": {"element": with(&change.gone)}}));
+
+    fn elements(&self, change: &SetChange) -> Vec<Value> {
+        let set = self.named(&change.set);
+        let with = |of: &BTreeSet<Element>| {
+            let mut body = set.clone();
+            body["elem"] = of.iter().map(element).collect();
+            body
+        };
+        let mut commands = Vec::new();
+        if change.flush {
+            commands.push(json!({"flush": {"set": set}}));
+        }
+        if !change.gone.is_empty() {
+            commands.push(json!({"delete": {"element": with(&change.gone)}}));
+        }
+        if !change.new.is_empty() {
+            commands.push(json!({"add": {"element": with(&change.new)}}));
+        }
+        commands
     }
-    if !change.new.is_empty() {
-        commands.push(json!({"add": {"element": with(&change.new)}}));
-    }
-    commands
 }
 
 fn element(element: &Element) -> Value {
@@ -234,8 +306,6 @@ fn element(element: &Element) -> Value {
         Element::Prefix(prefix) => {
             json!({"prefix": {"addr": prefix.first().to_string(), "len": prefix.prefix_len()}})
         }
-        Element::Link(link) => json!(link),
-        Element::LinkAddress(link, address) => json!({"concat": [link, address.to_string()]}),
         // Never wanted, and what was found is never deleted one by one.
         Element::Other(text) => json!(text),
     }

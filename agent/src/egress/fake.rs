@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::listing;
-use super::ruleset::{Element, Ruleset};
+use super::ruleset::{Chain, Element, Ruleset, TableFamily};
 use super::tool::{Firewall, ToolError};
 
 #[derive(Debug, Default)]
@@ -16,15 +16,36 @@ pub(crate) struct FakeFirewall {
     pub(crate) transactions: Vec<String>,
     /// Fails everything with this.
     pub(crate) broken: Option<ToolError>,
-    /// Spells the comments of rules in its own way when it lists them.
+    /// Refuses whatever has this in it, as a kernel without it does.
+    pub(crate) lacks: Option<&'static str>,
+    /// Lists rubbish where there is something unknown.
+    pub(crate) rubbish: bool,
+    /// Spells rules in its own way when it lists them.
     pub(crate) accent: bool,
 }
 
+impl FakeFirewall {
+    fn judge(&self, transaction: &str) -> Result<(), ToolError> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
+        match self.lacks {
+            Some(what) if transaction.contains(what) => {
+                Err(ToolError::Refused("No such file or directory".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Firewall for &'static std::sync::Mutex<FakeFirewall> {
-    async fn list(&mut self) -> Result<Option<Ruleset>, ToolError> {
+    async fn list(&mut self, _: TableFamily) -> Result<Option<Ruleset>, ToolError> {
         let mut fake = self.lock().unwrap();
         fake.lists += 1;
         let mut table = fake.table.clone();
+        if fake.rubbish && table.as_ref().is_some_and(|t| !t.unknown.is_empty()) {
+            return Err(ToolError::Unreadable("no JSON".into()));
+        }
         if fake.accent {
             let chains = table.iter_mut().flat_map(|table| table.chains.values_mut());
             for rule in chains.flat_map(|chain| &mut chain.rules) {
@@ -36,49 +57,69 @@ impl Firewall for &'static std::sync::Mutex<FakeFirewall> {
 
     async fn apply(&mut self, transaction: String) -> Result<(), ToolError> {
         let mut fake = self.lock().unwrap();
-        if let Some(error) = &fake.broken {
-            return Err(error.clone());
-        }
-        if fake.table.is_none() && !transaction.contains("\"chain\"") {
+        fake.judge(&transaction)?;
+        if fake.table.is_none() && !transaction.contains("\"table\":{") {
             return Err(ToolError::Refused("No such file or directory".into()));
         }
-        fake.table = Some(applied(fake.table.take(), &transaction));
+        fake.table = applied(fake.table.take(), &transaction);
         fake.transactions.push(transaction);
         Ok(())
+    }
+
+    async fn check(&mut self, transaction: String) -> Result<(), ToolError> {
+        self.lock().unwrap().judge(&transaction)
     }
 }
 
 /// The table after a transaction.
-pub(crate) fn applied(mut table: Option<Ruleset>, transaction: &str) -> Ruleset {
+pub(crate) fn applied(mut table: Option<Ruleset>, transaction: &str) -> Option<Ruleset> {
     let transaction: Value = serde_json::from_str(transaction).unwrap();
-    // What is added reads as what is listed.
-    let mut listed = Vec::new();
     for command in transaction["nftables"].as_array().unwrap() {
         let (verb, object) = command.as_object().unwrap().iter().next().unwrap();
         let (kind, body) = object.as_object().unwrap().iter().next().unwrap();
+        let name = body["name"].as_str().unwrap_or_default();
         match (verb.as_str(), kind.as_str()) {
-            ("delete", "table") => listed.clear(),
+            ("delete", "table") => {
+                assert!(table.take().is_some(), "to be deleted it has to be there");
+            }
+            ("delete", "chain") => {
+                let gone = table.as_mut().unwrap().chains.remove(name);
+                assert!(gone.is_some_and(|chain| chain.rules.is_empty()), "{name}");
+            }
+            ("flush", "chain") => chain(&mut table, name).rules.clear(),
+            // Adding what is there already is nothing.
+            ("add", "chain") if body.get("hook").is_none() => {
+                let chains = &mut table.as_mut().unwrap().chains;
+                let (base, rules) = (None, Vec::new());
+                chains
+                    .entry(name.to_owned())
+                    .or_insert(Chain { base, rules });
+            }
             ("add", "element") => {
-                *elements(&mut table, body) = {
-                    let mut all = elements(&mut table, body).clone();
-                    all.extend(read(&table, body));
-                    all
-                }
+                let new = read(body);
+                elements(&mut table, body).extend(new);
             }
             ("delete", "element") => {
-                for element in read(&table, body) {
+                for element in read(body) {
                     assert!(elements(&mut table, body).remove(&element), "{element:?}");
                 }
             }
             ("flush", "set") => elements(&mut table, body).clear(),
-            ("add", _) => listed.push(object.clone()),
+            // What is added reads as what is listed.
+            ("add", _) => {
+                let table = table.get_or_insert_default();
+                if let Some(unknown) = listing::add(table, kind, body) {
+                    table.unknown.push(unknown);
+                }
+            }
             other => panic!("{other:?}"),
         }
     }
-    if listed.is_empty() {
-        return table.expect("a table whose elements change");
-    }
-    listing::parse(&json!({"nftables": listed}).to_string()).unwrap()
+    table
+}
+
+fn chain<'a>(table: &'a mut Option<Ruleset>, name: &str) -> &'a mut Chain {
+    table.as_mut().unwrap().chains.get_mut(name).unwrap()
 }
 
 fn elements<'a>(table: &'a mut Option<Ruleset>, body: &Value) -> &'a mut BTreeSet<Element> {
@@ -86,14 +127,7 @@ fn elements<'a>(table: &'a mut Option<Ruleset>, body: &Value) -> &'a mut BTreeSe
     &mut table.as_mut().unwrap().sets.get_mut(name).unwrap().elements
 }
 
-/// Elements as text, read as elements of the set that they are for.
-fn read(table: &Option<Ruleset>, body: &Value) -> BTreeSet<Element> {
-    let name = body["name"].as_str().unwrap();
-    let kind = table.as_ref().unwrap().sets[name].kind;
-    body["elem"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .flat_map(|element| listing::read_element(kind, element))
-        .collect()
+fn read(body: &Value) -> BTreeSet<Element> {
+    let elements = body["elem"].as_array().unwrap().iter();
+    elements.flat_map(listing::read_element).collect()
 }

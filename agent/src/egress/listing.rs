@@ -1,4 +1,4 @@
-//! Reads what `nft -j list table inet viaduct` prints. Pure.
+//! Reads what `nft -j list table` prints of one of our tables. Pure.
 //!
 //! What this release never makes is kept as unknown, so that it differs from what is
 //! wanted instead of being overlooked. What only counts or numbers (handles, the
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use viaduct_model::{Cidr, Family};
 
 use super::prefixes::{fewest, of_range};
-use super::ruleset::{Base, Chain, Element, NamedSet, Rule, Ruleset, SetKind};
+use super::ruleset::{Base, Chain, Device, Element, NamedSet, Rule, Ruleset, SetKind};
 
 /// The table as listed.
 ///
@@ -34,7 +34,7 @@ pub fn parse(text: &str) -> Result<Ruleset, String> {
 }
 
 /// Adds one listed object; what cannot be added is returned as text.
-fn add(ruleset: &mut Ruleset, kind: &str, body: &Value) -> Option<String> {
+pub(super) fn add(ruleset: &mut Ruleset, kind: &str, body: &Value) -> Option<String> {
     let name = || body.get("name").and_then(Value::as_str).map(str::to_owned);
     let known = match kind {
         "metainfo" => Some(()),
@@ -47,7 +47,7 @@ fn add(ruleset: &mut Ruleset, kind: &str, body: &Value) -> Option<String> {
             ruleset.sets.insert(name, set);
         }),
         "chain" => name().map(|name| {
-            let base = base(body);
+            let base = base(body, &name);
             ruleset
                 .chains
                 .entry(name)
@@ -80,13 +80,20 @@ fn rule(ruleset: &mut Ruleset, body: &Value) -> Option<()> {
     Some(())
 }
 
-fn base(body: &Value) -> Option<Base> {
+fn base(body: &Value, chain: &str) -> Option<Base> {
     let text = |key: &str| body.get(key).and_then(Value::as_str).map(str::to_owned);
+    let hook = text("hook")?;
+    // A chain is called after its device, which older releases do not print.
+    let device = (hook == "ingress").then(|| Device {
+        name: text("dev").unwrap_or_else(|| chain.to_owned()),
+        index: None,
+    });
     Some(Base {
         r#type: text("type")?,
-        hook: text("hook")?,
+        hook,
         priority: body.get("prio")?.as_i64()?,
         policy: text("policy").unwrap_or_default(),
+        device,
     })
 }
 
@@ -103,7 +110,7 @@ fn set(body: &Value) -> Option<NamedSet> {
     let listed = body.get("elem").and_then(Value::as_array);
     let mut elements: Vec<Element> = Vec::new();
     for element in listed.into_iter().flatten() {
-        elements.extend(read_element(kind, element));
+        elements.extend(read_element(element));
     }
     Some(NamedSet {
         kind,
@@ -142,37 +149,18 @@ fn kind(body: &Map<String, Value>) -> Option<SetKind> {
         _ => None,
     };
     match (list("type").as_slice(), flags.as_slice()) {
-        (["ifname"], []) => Some(SetKind::Links),
-        (["ifname", address], []) => of(address).map(SetKind::LinkAddresses),
         ([address], []) => of(address).map(SetKind::Addresses),
         ([address], ["interval"]) => of(address).map(SetKind::Prefixes),
         _ => None,
     }
 }
 
-pub(super) fn read_element(kind: SetKind, element: &Value) -> Vec<Element> {
-    let read = match kind {
-        SetKind::Links => element.as_str().map(|name| Element::Link(name.to_owned())),
-        SetKind::LinkAddresses(_) => link_address(element),
-        SetKind::Addresses(_) | SetKind::Prefixes(_) => {
-            if let Some(prefixes) = range(element) {
-                return prefixes.into_iter().map(Element::Prefix).collect();
-            }
-            prefix(element).map(Element::Prefix)
-        }
-    };
+pub(super) fn read_element(element: &Value) -> Vec<Element> {
+    if let Some(prefixes) = range(element) {
+        return prefixes.into_iter().map(Element::Prefix).collect();
+    }
+    let read = prefix(element).map(Element::Prefix);
     vec![read.unwrap_or_else(|| Element::Other(element.to_string()))]
-}
-
-fn link_address(element: &Value) -> Option<Element> {
-    let parts = element.get("concat")?.as_array()?;
-    let [link, address] = parts.as_slice() else {
-        return None;
-    };
-    Some(Element::LinkAddress(
-        link.as_str()?.to_owned(),
-        address.as_str()?.parse().ok()?,
-    ))
 }
 
 fn prefix(element: &Value) -> Option<Cidr> {

@@ -1,21 +1,44 @@
-//! The table `inet viaduct` as plain data: what is wanted and what was listed are
-//! the same type, so that comparing them is `==`.
+//! One of our two tables as plain data: what is wanted and what was listed are the
+//! same type, so that comparing them is comparing values.
 //!
 //! A rule is the list of statements in libnftables' JSON (libnftables-json(5)), which
 //! is what `nft` is given and what it lists: one spelling for both ways.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use viaduct_model::{Cidr, Family};
 
-/// The table's family: rules for IPv4 and IPv6 side by side.
-pub const FAMILY: &str = "inet";
-/// The table's name; whatever is in a table of this name and family is ours.
+/// The name of both tables; whatever is in one of them is ours.
 pub const TABLE: &str = "viaduct";
 /// The counter of packets whose source was not their pod's.
 pub const SPOOFED: &str = "spoofed";
+
+/// Which of the two tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableFamily {
+    /// Masquerading, in which rules for IPv4 and IPv6 stand side by side.
+    Inet,
+    /// The source check, whose chains belong to devices.
+    Netdev,
+}
+
+impl TableFamily {
+    /// As `nft` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TableFamily::Inet => "inet",
+            TableFamily::Netdev => "netdev",
+        }
+    }
+}
+
+/// As people call the table.
+impl std::fmt::Display for TableFamily {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "nft table {} {TABLE}", self.name())
+    }
+}
 
 /// The table's content.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -46,10 +69,6 @@ pub enum SetKind {
     Prefixes(Family),
     /// Single addresses.
     Addresses(Family),
-    /// Device names.
-    Links,
-    /// A device name and an address.
-    LinkAddresses(Family),
 }
 
 impl SetKind {
@@ -65,10 +84,6 @@ impl SetKind {
 pub enum Element {
     /// A prefix or, with its full length, an address.
     Prefix(Cidr),
-    /// A device's name.
-    Link(String),
-    /// A device's name and an address.
-    LinkAddress(String, IpAddr),
     /// What we never put there, as it was listed.
     Other(String),
 }
@@ -83,6 +98,29 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
+impl Chain {
+    /// Whether it belongs to a device, and so comes and goes by itself.
+    pub fn is_of_a_device(&self) -> bool {
+        self.base.as_ref().is_some_and(|base| base.device.is_some())
+    }
+
+    /// Whether both say the same, as far as is known of their devices.
+    pub fn says_the_same(&self, other: &Chain) -> bool {
+        let index = |chain: &Chain| chain.base.as_ref()?.device.as_ref()?.index;
+        let mut other = other.clone();
+        let known = index(self).is_some() && index(&other).is_some();
+        if !known && let Some(device) = other.device_mut() {
+            device.index = index(self);
+        }
+        *self == other
+    }
+
+    /// Its device.
+    pub fn device_mut(&mut self) -> Option<&mut Device> {
+        self.base.as_mut()?.device.as_mut()
+    }
+}
+
 /// Where a base chain stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
@@ -94,6 +132,19 @@ pub struct Base {
     pub priority: i64,
     /// `accept` or `drop`.
     pub policy: String,
+    /// The device whose packets enter it, where not all devices' do.
+    pub device: Option<Device>,
+}
+
+/// A chain's device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its index when the chain was made; listings do not tell. Another device of the
+    /// same name needs a chain of its own, for old kernels delete the chain with the
+    /// device and tell nobody.
+    pub index: Option<u32>,
 }
 
 /// A rule.
@@ -106,6 +157,14 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// A rule without a comment.
+    pub fn bare(statements: Vec<Value>) -> Self {
+        Self {
+            statements,
+            comment: None,
+        }
+    }
+
     /// A rule with a comment.
     pub fn new(comment: &str, statements: Vec<Value>) -> Self {
         Self {

@@ -1,7 +1,7 @@
 //! The way to nftables: the `nft` program, as every other program in this field does
 //! it. Its language is stable, its netlink messages are not documented.
 //!
-//! Called by the egress task only, through one trait that the tests replace. `nft`
+//! Called by the tables' keepers only, through one trait that the tests replace. `nft`
 //! inherits the agent's one capability and nothing else that it does not need.
 
 use std::ffi::OsString;
@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use super::listing;
-use super::ruleset::{FAMILY, Ruleset, TABLE};
+use super::ruleset::{Ruleset, TABLE, TableFamily};
 
 /// Where `nft` is, beside `PATH`: an ordinary user's `PATH` often lacks these.
 const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
@@ -41,18 +41,34 @@ pub enum ToolError {
     /// It said no.
     #[error("nft refused it: {0}")]
     Refused(String),
+    /// The kernel cannot do it.
+    #[error("this kernel {what}: {remedy} ({said})")]
+    Lacks {
+        /// What it cannot do.
+        what: &'static str,
+        /// What has to be there, and how.
+        remedy: String,
+        /// What `nft` said to it.
+        said: String,
+    },
     /// What it printed is not understood.
     #[error("what nft lists cannot be read: {0}")]
     Unreadable(String),
 }
 
-/// Something that lists and changes the table, real or not.
+/// Something that lists and changes tables, real or not.
 pub trait Firewall: Send + 'static {
     /// The table as it is; `None` when there is none.
-    fn list(&mut self) -> impl Future<Output = Result<Option<Ruleset>, ToolError>> + Send;
+    fn list(
+        &mut self,
+        family: TableFamily,
+    ) -> impl Future<Output = Result<Option<Ruleset>, ToolError>> + Send;
 
     /// Carries out one transaction: all of it or nothing.
     fn apply(&mut self, transaction: String) -> impl Future<Output = Result<(), ToolError>> + Send;
+
+    /// Says whether the kernel would carry it out, and leaves everything as it is.
+    fn check(&mut self, transaction: String) -> impl Future<Output = Result<(), ToolError>> + Send;
 }
 
 /// The `nft` program.
@@ -60,8 +76,9 @@ pub trait Firewall: Send + 'static {
 pub struct NftTool;
 
 impl Firewall for NftTool {
-    async fn list(&mut self) -> Result<Option<Ruleset>, ToolError> {
-        let output = run(&["-j", "list", "table", FAMILY, TABLE], String::new()).await?;
+    async fn list(&mut self, family: TableFamily) -> Result<Option<Ruleset>, ToolError> {
+        let arguments = ["-j", "list", "table", family.name(), TABLE];
+        let output = run(&arguments, String::new()).await?;
         if output.status.success() {
             let text = String::from_utf8_lossy(&output.stdout);
             return listing::parse(&text)
@@ -76,13 +93,20 @@ impl Firewall for NftTool {
     }
 
     async fn apply(&mut self, transaction: String) -> Result<(), ToolError> {
-        let output = run(&["-j", "-f", "-"], transaction).await?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(ToolError::Refused(first_line(&said)))
+        carried_out(&run(&["-j", "-f", "-"], transaction).await?)
     }
+
+    async fn check(&mut self, transaction: String) -> Result<(), ToolError> {
+        carried_out(&run(&["-c", "-j", "-f", "-"], transaction).await?)
+    }
+}
+
+fn carried_out(output: &Output) -> Result<(), ToolError> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(ToolError::Refused(first_line(&said)))
 }
 
 /// Where the program is, looked up each time: it may be installed while we run.

@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use super::error::{NetlinkError, parse_ack};
 use super::monitor::multicast;
 use super::socket::failed;
+use crate::egress::ruleset::TableFamily;
 
 /// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`.
 const GROUP: u32 = 7;
@@ -26,8 +27,14 @@ const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 const NEW_OBJECT: u16 = SUBSYSTEM | 18;
 const GET_OBJECT: u16 = SUBSYSTEM | 19;
 
-/// `NFPROTO_INET`.
-const INET: u8 = 1;
+/// `NFPROTO_INET` and `NFPROTO_NETDEV`.
+fn number(family: TableFamily) -> u8 {
+    match family {
+        TableFamily::Inet => 1,
+        TableFamily::Netdev => 5,
+    }
+}
+
 /// The table's name, which is attribute 1 of messages of every kind.
 const TABLE_NAME: u16 = 1;
 const OBJECT_NAME: u16 = 2;
@@ -62,12 +69,13 @@ impl Seen {
     }
 }
 
-/// Watches one table of family `inet`. The kernel tells what a transaction did before
+/// Watches one table. The kernel tells what a transaction did before
 /// the transaction's sender is told that it is done.
 #[derive(Debug)]
 pub struct TableMonitor {
     fd: AsyncFd<OwnedFd>,
     buffer: Vec<u8>,
+    family: u8,
     table: &'static str,
     /// Whether the transaction that is being told has touched the table.
     touched: bool,
@@ -78,10 +86,11 @@ impl TableMonitor {
     ///
     /// # Errors
     /// When the kernel gives no such socket.
-    pub fn open(table: &'static str) -> Result<Self, NetlinkError> {
+    pub fn open(family: TableFamily, table: &'static str) -> Result<Self, NetlinkError> {
         Ok(Self {
             fd: multicast(SockProtocol::NetlinkNetFilter, &[GROUP], RECEIVE_BUFFER)?,
             buffer: vec![0; 64 << 10],
+            family: number(family),
             table,
             touched: false,
         })
@@ -126,7 +135,7 @@ impl TableMonitor {
                 Ok(length) => match self.buffer.get(..length) {
                     Some(datagram) => {
                         let touched = &mut self.touched;
-                        match transactions(datagram, self.table, touched) {
+                        match transactions(datagram, (self.family, self.table), touched) {
                             Some(count) => seen.transactions += count,
                             None => seen.lost = true,
                         }
@@ -144,7 +153,7 @@ impl TableMonitor {
 
 /// How many transactions that touched `table` end in this datagram; `None` when it
 /// cannot be read.
-fn transactions(mut rest: &[u8], table: &str, touched: &mut bool) -> Option<u64> {
+fn transactions(mut rest: &[u8], table: (u8, &str), touched: &mut bool) -> Option<u64> {
     let mut ended = 0;
     while !rest.is_empty() {
         let message = NetlinkBuffer::new_checked(rest).ok()?;
@@ -159,8 +168,8 @@ fn transactions(mut rest: &[u8], table: &str, touched: &mut bool) -> Option<u64>
     Some(ended)
 }
 
-fn is_about(payload: &[u8], table: &str) -> bool {
-    payload.first() == Some(&INET)
+fn is_about(payload: &[u8], (family, table): (u8, &str)) -> bool {
+    payload.first() == Some(&family)
         && attribute(payload, TABLE_NAME)
             .is_some_and(|name| name.strip_suffix(&[0]).unwrap_or(name) == table.as_bytes())
 }
@@ -186,12 +195,15 @@ fn find(mut rest: &[u8], kind: u16) -> Option<&[u8]> {
     }
 }
 
-/// The packets that a named counter of a table of family `inet` has counted; `None`
-/// when there is no such table or counter. The kernel answers within the call.
+/// The packets that a named counter of a table has counted; `None` when there is no such table or counter. The kernel answers within the call.
 ///
 /// # Errors
 /// When the kernel gives no socket or no answer that can be read.
-pub fn counted_packets(table: &str, counter: &str) -> Result<Option<u64>, NetlinkError> {
+pub fn counted_packets(
+    family: TableFamily,
+    table: &str,
+    counter: &str,
+) -> Result<Option<u64>, NetlinkError> {
     let fd = socket(
         AddressFamily::Netlink,
         SockType::Raw,
@@ -200,7 +212,7 @@ pub fn counted_packets(table: &str, counter: &str) -> Result<Option<u64>, Netlin
     )
     .map_err(|errno| failed("socket", errno))?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(|errno| failed("bind", errno))?;
-    let question = question(table, counter);
+    let question = question(number(family), table, counter);
     send(fd.as_raw_fd(), &question, MsgFlags::empty()).map_err(|errno| failed("send", errno))?;
     let mut buffer = vec![0; 4096];
     let length = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())
@@ -225,8 +237,8 @@ fn packets(payload: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(packets.try_into().ok()?))
 }
 
-fn question(table: &str, counter: &str) -> Vec<u8> {
-    let mut body = vec![INET, 0, 0, 0];
+fn question(family: u8, table: &str, counter: &str) -> Vec<u8> {
+    let mut body = vec![family, 0, 0, 0];
     push(&mut body, TABLE_NAME, &terminated(table));
     push(&mut body, OBJECT_NAME, &terminated(counter));
     push(&mut body, OBJECT_TYPE, &COUNTER.to_be_bytes());
@@ -259,6 +271,8 @@ fn push(into: &mut Vec<u8>, kind: u16, value: &[u8]) {
 mod tests {
     use super::*;
 
+    const INET: u8 = 1;
+
     fn message(kind: u16, family: u8, table: Option<&str>) -> Vec<u8> {
         let mut body = vec![family, 0, 0, 0];
         if let Some(table) = table {
@@ -282,14 +296,23 @@ mod tests {
         for (family, table) in [(INET, "viaduct"), (INET, "viaduct"), (INET, "other")] {
             both.extend(message(new_rule, family, Some(table)));
         }
-        assert_eq!(transactions(&both, "viaduct", &mut touched), Some(0));
-        assert_eq!(transactions(&end, "viaduct", &mut touched), Some(1));
-        assert_eq!(transactions(&end, "viaduct", &mut touched), Some(0));
+        assert_eq!(
+            transactions(&both, (INET, "viaduct"), &mut touched),
+            Some(0)
+        );
+        assert_eq!(transactions(&end, (INET, "viaduct"), &mut touched), Some(1));
+        assert_eq!(transactions(&end, (INET, "viaduct"), &mut touched), Some(0));
         let mut foreign = message(new_rule, INET, Some("other"));
         foreign.extend(message(new_rule, 2, Some("viaduct")));
         foreign.extend(end);
-        assert_eq!(transactions(&foreign, "viaduct", &mut touched), Some(0));
-        assert_eq!(transactions(&[1, 2, 3], "viaduct", &mut touched), None);
+        assert_eq!(
+            transactions(&foreign, (INET, "viaduct"), &mut touched),
+            Some(0)
+        );
+        assert_eq!(
+            transactions(&[1, 2, 3], (INET, "viaduct"), &mut touched),
+            None
+        );
     }
 
     #[test]

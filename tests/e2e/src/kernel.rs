@@ -125,15 +125,17 @@ pub fn leaks(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Everything that changes in a node's kernel, as `ip monitor` tells it.
+/// Everything that changes in a node's kernel, as `ip monitor` and `nft monitor` tell
+/// it.
 pub struct Monitor<'a> {
     node: &'a Node,
-    child: Child,
-    output: PathBuf,
+    children: Vec<Child>,
+    outputs: Vec<PathBuf>,
 }
 
-/// A route of nobody's, to see that the monitor has caught up.
+/// A route and a table of nobody's, to see that the monitors have caught up.
 const MARK: &str = "blackhole 198.18.0.1";
+const TABLE_MARK: &str = "nobodys";
 
 impl<'a> Monitor<'a> {
     /// Begins; everything that happens after this has returned is seen.
@@ -141,37 +143,53 @@ impl<'a> Monitor<'a> {
     /// # Errors
     /// When the monitor does not come up.
     pub fn start(node: &'a Node) -> Result<Self> {
-        let output = PathBuf::from(format!("/run/lab/monitor-{}", node.name()));
-        let file = File::create(&output)?;
-        let mut command = command::command("ip");
-        command.args(["monitor"]).stdout(Stdio::from(file));
-        let child = netns::within(node.netns(), || Ok(command.spawn()?))?;
-        let monitor = Self {
+        let mut monitor = Self {
             node,
-            child,
-            output,
+            children: Vec::new(),
+            outputs: Vec::new(),
         };
+        for program in ["ip", "nft"] {
+            let output = PathBuf::from(format!("/run/lab/{program}-monitor-{}", node.name()));
+            let file = File::create(&output)?;
+            let mut command = command::command(program);
+            command.args(["monitor"]).stdout(Stdio::from(file));
+            let child = netns::within(node.netns(), || Ok(command.spawn()?))?;
+            monitor.children.push(child);
+            monitor.outputs.push(output);
+        }
         monitor.catch_up()?;
         Ok(monitor)
     }
 
-    /// Makes a change of nobody's until it is seen.
+    /// Makes changes of nobody's until they are seen.
     fn catch_up(&self) -> Result<()> {
         let before = self.marks()?;
         crate::eventually(|| {
             self.node.ip(&format!("route add {MARK}"))?;
             self.node.ip(&format!("route del {MARK}"))?;
-            ensure!(self.marks()? > before, "ip monitor tells nothing");
+            self.node.run("nft", &["add", "table", TABLE_MARK])?;
+            self.node.run("nft", &["delete", "table", TABLE_MARK])?;
+            let seen = self.marks()?;
+            let news = seen.iter().zip(&before).all(|(now, then)| now > then);
+            ensure!(news, "ip monitor or nft monitor tells nothing");
             Ok(())
         })
     }
 
-    fn marks(&self) -> Result<usize> {
-        Ok(self.text()?.matches("198.18.0.1").count())
+    fn marks(&self) -> Result<Vec<usize>> {
+        let texts = self.texts()?.into_iter();
+        let marks = ["198.18.0.1", TABLE_MARK];
+        Ok(texts
+            .zip(marks)
+            .map(|(text, mark)| text.matches(mark).count())
+            .collect())
     }
 
-    fn text(&self) -> Result<String> {
-        Ok(std::fs::read_to_string(&self.output)?)
+    fn texts(&self) -> Result<Vec<String>> {
+        let outputs = self.outputs.iter();
+        Ok(outputs
+            .map(std::fs::read_to_string)
+            .collect::<std::io::Result<_>>()?)
     }
 
     /// Ends, and says what was told of things of ours.
@@ -180,13 +198,18 @@ impl<'a> Monitor<'a> {
     /// When the monitor cannot be read.
     pub fn stop(mut self) -> Result<Vec<String>> {
         self.catch_up()?;
-        self.child.kill()?;
-        self.child.wait()?;
+        for child in &mut self.children {
+            child.kill()?;
+            child.wait()?;
+        }
         Ok(self
-            .text()?
-            .lines()
+            .texts()?
+            .iter()
+            .flat_map(|text| text.lines())
             .filter(|line| {
-                line.contains(": via") || line.contains("proto 87") || line.contains("dev via")
+                [": via", "proto 87", "dev via", " viaduct"]
+                    .iter()
+                    .any(|ours| line.contains(ours))
             })
             .map(str::to_owned)
             .collect())

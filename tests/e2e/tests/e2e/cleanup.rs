@@ -20,7 +20,9 @@ fn others(node: &Node) -> Result<()> {
         node.ip(args)?;
     }
     let table = "add table inet viaductless; add chain inet viaductless c; \
-                 add rule inet viaductless c counter accept; add table ip viaduct";
+                 add rule inet viaductless c counter accept; add table ip viaduct; \
+                 add table netdev foreign; \
+                 add chain netdev foreign c { type filter hook ingress device foreign priority 0; }";
     node.run("nft", &[table])?;
     Ok(())
 }
@@ -80,6 +82,7 @@ fn cleanup_with_the_agent_dead_leaves_the_host_as_it_was_before() {
             "via.vx4",
             "10.64.",
             "nftables table inet viaduct",
+            "nftables table netdev viaduct",
             "endpoints",
         ] {
             ensure!(done.contains(part), "{part} is not in\n{done}");

@@ -1,12 +1,12 @@
 //! Pods' way to the outside, beside what kube-proxy writes, and the check that they
 //! send from their own addresses.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use viaduct_e2e::eventually;
+use viaduct_e2e::{eventually, viaductctl};
 use viaduct_lab::{Echo, Lab, LabOptions, Node, Pod, command, in_lab, netns};
 
 /// A host beyond the underlay, which knows no way to pods.
@@ -163,8 +163,120 @@ fn nodes_see_pods_own_addresses_where_the_user_wants_it() {
     });
 }
 
+/// The same node holds blocks of both pools.
+#[test]
+fn pods_of_a_pool_without_nat_outgoing_keep_their_addresses_and_others_do_not() {
+    let small = LabOptions {
+        nodes: 1,
+        pool: Some("10.64.0.0/29".to_owned()),
+        controller_args: vec!["--block-size".into(), "29".into()],
+        ..LabOptions::default()
+    };
+    in_lab(small, |lab| {
+        let outside = outside()?;
+        let n1 = lab.node("n1")?;
+        let create = "pools create plain --cidr 10.65.0.0/24 --no-nat-outgoing";
+        let create: Vec<&str> = create.split(' ').collect();
+        viaductctl(lab, &create)?.worked()?;
+        let natted = lab.pods().into_iter().next().context("a pod")?;
+        let mut plain = None;
+        for n in 2..12 {
+            let pod = eventually(|| n1.add_pod(&format!("p{n}")))?;
+            if pod.ip.to_string().starts_with("10.65.") {
+                plain = Some(pod);
+                break;
+            }
+        }
+        let plain = plain.context("no pod in the second pool")?;
+        for pod in [&natted, &plain] {
+            route_to(pod, &n1)?;
+        }
+        eventually(|| sees(&outside, OUTSIDE, &natted.netns, n1.address().into()))?;
+        eventually(|| sees(&outside, OUTSIDE, &plain.netns, plain.ip))?;
+        // Both are pods to each other.
+        sees(&plain.netns, plain.ip, &natted.netns, natted.ip)?;
+        sees(&natted.netns, natted.ip, &plain.netns, plain.ip)
+    });
+}
+
+/// Nothing forwards a pod's own multicast without a multicast router; but what has an
+/// address of a pool for its source is judged alike wherever it was sent.
+#[test]
+fn multicast_from_an_address_of_a_pool_keeps_it() {
+    in_lab(LabOptions::default(), |lab| {
+        let outside = outside()?;
+        let (n1, n2) = (lab.node("n1")?, lab.node("n2")?);
+        let (_, there) = two_pods(lab)?;
+        let overlay = seen(&there.netns, there.ip, n1.netns())?;
+        let group = Ipv4Addr::new(239, 1, 2, 3);
+        n1.ip("route add 239.0.0.0/8 dev eth0")?;
+        // What comes from a pod's address there is known on another device.
+        n2.run("sysctl", &["-qw", "net.ipv4.conf.all.rp_filter=2"])?;
+        let seen_at = |server: &Path, interface: Ipv4Addr, to: Ipv4Addr| -> Result<IpAddr> {
+            let server = netns::within(server, || {
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
+                if to.is_multicast() {
+                    socket.join_multicast_v4(&to, &interface)?;
+                }
+                socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+                Ok(socket)
+            })?;
+            let client = netns::within(n1.netns(), || Ok(UdpSocket::bind((overlay, 0))?))?;
+            eventually(|| {
+                client.send_to(b"?", (to, PORT))?;
+                let (_, from) = server.recv_from(&mut [0; 8])?;
+                Ok(from.ip())
+            })
+        };
+        let is = seen_at(&outside, OUTSIDE, OUTSIDE)?;
+        ensure!(is == IpAddr::from(n1.address()), "outside is seen {is}");
+        let is = seen_at(n2.netns(), n2.address(), group)?;
+        ensure!(is == overlay, "in the group is seen {is}");
+        Ok(())
+    });
+}
+
+/// Both tables but for what counts and numbers.
+fn tables(node: &Node) -> Result<String> {
+    node.run("nft", &["-s", "list", "ruleset"])
+}
+
+#[test]
+fn whatever_is_done_to_the_tables_is_undone_at_once() {
+    in_lab(LabOptions::default(), |lab| {
+        let outside = outside()?;
+        let n1 = lab.node("n1")?;
+        let (here, _) = two_pods(lab)?;
+        let link = known(&n1, &here)?;
+        let right = tables(&n1)?;
+        for damage in [
+            "flush ruleset".to_owned(),
+            "delete table inet viaduct".to_owned(),
+            "flush table inet viaduct".to_owned(),
+            "delete table netdev viaduct".to_owned(),
+            "flush table netdev viaduct".to_owned(),
+            format!("flush chain netdev viaduct {link}"),
+            format!("flush chain netdev viaduct {link}; delete chain netdev viaduct {link}"),
+            "insert rule inet viaduct egress accept".to_owned(),
+        ] {
+            let repairs = || n1.metric("viaduct_egress_repairs_total");
+            let before = repairs()?;
+            n1.run("nft", &[&damage])?;
+            eventually(|| {
+                ensure!(repairs()? > before, "no repair of {damage}");
+                let now = tables(&n1)?;
+                ensure!(now == right, "{damage}: {right} is {now}");
+                Ok(())
+            })?;
+            sees(&outside, OUTSIDE, &here.netns, n1.address().into())?;
+            n1.await_ready(Duration::from_secs(10))?;
+        }
+        Ok(())
+    });
+}
+
 fn table(node: &Node) -> Result<String> {
-    node.run("nft", &["list", "table", "inet", "viaduct"])
+    node.run("nft", &["list", "table", "netdev", "viaduct"])
 }
 
 /// Waits until the table knows a pod's device, and names that.

@@ -52,7 +52,12 @@ fn the_monitor_of_these_tests_does_see_what_changes() {
         let node = lab.node("n1")?;
         let monitor = Monitor::start(&node)?;
         node.ip("link set via.vx4 mtu 1400")?;
-        ensure!(!monitor.stop()?.is_empty(), "a changed MTU was not told");
+        node.run("nft", &["flush", "table", "netdev", "viaduct"])?;
+        let told = monitor.stop()?;
+        for what in ["via.vx4", "netdev viaduct"] {
+            let is = told.iter().any(|line| line.contains(what));
+            ensure!(is, "a change of {what} was not told: {told:#?}");
+        }
         Ok(())
     });
 }

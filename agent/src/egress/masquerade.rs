@@ -1,43 +1,35 @@
-//! What the table should be: a pure function of the node's state, the ledger and the
-//! user's options.
+//! What the table `inet viaduct` should be: a pure function of the node's state and
+//! the user's options.
 //!
-//! **Masquerade** (`egress`, at the end of the packet's way). A packet gets an address
-//! of the node when its source lies in a pool that has `natOutgoing`, and its
-//! destination is outside: in no pool, no multicast, nothing that `--no-masquerade-to`
-//! names. Pools, not the node's own blocks: a block is in use moments after it came,
-//! and a connection that begins before the table knows it would keep the pod's address
-//! for ever. Of other nodes' pods nothing comes by here on its way out. What kube-proxy has marked is kube-proxy's. The
-//! chain comes after the customary place of source NAT, so that whoever wants another
-//! address for some traffic says so there and is not asked again here.
+//! A packet gets an address of the node when its source lies in a pool that has
+//! `natOutgoing`, and its destination is outside: in no pool, no multicast, nothing
+//! that `--no-masquerade-to` names. Pools, not the node's own blocks: a block is in use
+//! moments after it came, and a connection that begins before the table knows it would
+//! keep the pod's address for ever. Of other nodes' pods nothing comes by here on its
+//! way out. What kube-proxy has marked is kube-proxy's.
 //!
-//! **Source check** (`source_check`, before anything else looks at the packet). What
-//! comes from a pod's device with an address that is not that pod's is counted and
-//! dropped. Only devices that the table knows are judged: a pod's device and address
-//! come in one transaction, and until then `rp_filter` alone holds the pod to its
-//! address. That is why an ADD never waits for this table.
+//! The chain is asked once for each connection, by its first packet. It comes after the
+//! customary place of source NAT, so that whoever wants another address for some
+//! traffic says so there and is not asked again here. What costs is connection
+//! tracking, which every such chain switches on for every packet; so there is no table
+//! at all where nothing is to be masqueraded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::json;
-use viaduct_model::attachment::LINK_PREFIX;
 use viaduct_model::{Cidr, Family, Pool};
 
 use super::Options;
 use super::prefixes::fewest;
 use super::ruleset::{
-    Base, Chain, Element, NamedSet, Rule, Ruleset, SPOOFED, SetKind, address_field, matches, meta,
-    verdict,
+    Base, Chain, Element, NamedSet, Rule, Ruleset, SetKind, address_field, matches, meta, verdict,
 };
-use crate::state::{Endpoints, NodeState};
+use crate::state::NodeState;
 
 /// The bit that kube-proxy marks what it will masquerade itself with
 /// (`--iptables-masquerade-bit`, default 14).
 const KUBE_PROXY_MARK: u32 = 0x4000;
-
-/// `raw` (-300): before connection tracking, address translation and the kernel's own
-/// source check, so that what is dropped is counted and has left no trace.
-const BEFORE_ALL: i64 = -300;
 
 /// `srcnat` (100) and a little later.
 const AFTER_SOURCE_NAT: i64 = 110;
@@ -46,84 +38,19 @@ const AFTER_SOURCE_NAT: i64 = 110;
 /// line here and the same sets and rules come to be for it.
 const FAMILIES: [Family; 1] = [Family::V4];
 
-/// The table as it should be.
-pub fn desired(state: &NodeState, endpoints: &Endpoints, options: &Options) -> Ruleset {
-    let mut ruleset = Ruleset::default();
-    source_check(endpoints, &mut ruleset);
-    if options.masquerade {
+/// The table as it should be; `None` where there should be none.
+pub fn desired(state: &NodeState, options: &Options) -> Option<Ruleset> {
+    options.masquerade.then(|| {
+        let mut ruleset = Ruleset::default();
         masquerade(state, options, &mut ruleset);
-    }
-    ruleset
+        ruleset
+    })
 }
 
 /// Whether pods with addresses of this pool are masqueraded. A pool that was deleted
 /// with blocks in use takes no pod's way to the outside away.
 pub fn nat_outgoing(pool: Option<&Pool>) -> bool {
     pool.is_none_or(|pool| pool.nat_outgoing)
-}
-
-fn source_check(endpoints: &Endpoints, ruleset: &mut Ruleset) {
-    let links = endpoints
-        .keys()
-        .map(|link| Element::Link(link.clone()))
-        .collect();
-    set(ruleset, "pod_links", SetKind::Links, links);
-    ruleset.counters.insert(SPOOFED.to_owned());
-    let iifname = meta("iifname");
-    let mut rules = vec![
-        Rule::new(
-            "not from a pod",
-            vec![
-                matches("!=", &iifname, &json!(format!("{LINK_PREFIX}*"))),
-                verdict("accept"),
-            ],
-        ),
-        Rule::new(
-            "from a tunnel",
-            vec![
-                matches("==", &iifname, &json!(format!("{LINK_PREFIX}.*"))),
-                verdict("accept"),
-            ],
-        ),
-    ];
-    for family in FAMILIES {
-        let sources = endpoints
-            .iter()
-            .flat_map(|(link, endpoint)| {
-                let of_family = move |ip: &&IpAddr| Family::of(**ip) == family;
-                endpoint
-                    .addresses
-                    .iter()
-                    .filter(of_family)
-                    .map(|ip| Element::LinkAddress(link.clone(), *ip))
-            })
-            .collect();
-        let name = named("pod_sources", family);
-        let from = json!({"concat": [iifname, address_field(family, "saddr")]});
-        rules.push(Rule::new(
-            "the pod's own address",
-            vec![
-                matches("==", &from, &json!(format!("@{name}"))),
-                verdict("accept"),
-            ],
-        ));
-        rules.push(Rule::new(
-            "any other address",
-            vec![
-                matches("==", &iifname, &json!("@pod_links")),
-                is_of(family),
-                json!({"counter": SPOOFED}),
-                verdict("drop"),
-            ],
-        ));
-        set(ruleset, &name, SetKind::LinkAddresses(family), sources);
-    }
-    chain(
-        ruleset,
-        "source_check",
-        ("filter", "prerouting", BEFORE_ALL),
-        rules,
-    );
 }
 
 fn masquerade(state: &NodeState, options: &Options, ruleset: &mut Ruleset) {
@@ -196,12 +123,16 @@ fn masquerade(state: &NodeState, options: &Options, ruleset: &mut Ruleset) {
             ],
         ));
     }
-    chain(
-        ruleset,
-        "egress",
-        ("nat", "postrouting", AFTER_SOURCE_NAT),
-        rules,
-    );
+    let base = Base {
+        r#type: "nat".to_owned(),
+        hook: "postrouting".to_owned(),
+        priority: AFTER_SOURCE_NAT,
+        policy: "accept".to_owned(),
+        device: None,
+    };
+    let base = Some(base);
+    let chain = Chain { base, rules };
+    ruleset.chains.insert("egress".to_owned(), chain);
 }
 
 /// The addresses that nodes are reached at, this one's included.
@@ -233,14 +164,6 @@ fn multicast(family: Family) -> Option<Cidr> {
     prefix.parse().ok()
 }
 
-fn is_of(family: Family) -> serde_json::Value {
-    let name = match family {
-        Family::V4 => "ipv4",
-        Family::V6 => "ipv6",
-    };
-    matches("==", &meta("nfproto"), &json!(name))
-}
-
 fn named(what: &str, family: Family) -> String {
     match family {
         Family::V4 => format!("{what}4"),
@@ -257,23 +180,4 @@ fn prefixes(ruleset: &mut Ruleset, name: &str, family: Family, of: &[Cidr]) {
 fn set(ruleset: &mut Ruleset, name: &str, kind: SetKind, elements: BTreeSet<Element>) {
     let set = NamedSet { kind, elements };
     ruleset.sets.insert(name.to_owned(), set);
-}
-
-fn chain(
-    ruleset: &mut Ruleset,
-    name: &str,
-    (kind, hook, priority): (&str, &str, i64),
-    rules: Vec<Rule>,
-) {
-    let base = Base {
-        r#type: kind.to_owned(),
-        hook: hook.to_owned(),
-        priority,
-        policy: "accept".to_owned(),
-    };
-    let chain = Chain {
-        base: Some(base),
-        rules,
-    };
-    ruleset.chains.insert(name.to_owned(), chain);
 }
