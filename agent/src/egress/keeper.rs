@@ -226,7 +226,7 @@ fn tell(family: TableFamily, error: &ToolError, outcome: &mut Outcome) {
     outcome.verified = true;
     let mut sentence =
         format!("pods are held to their own addresses by the kernel's rp_filter alone: {error}");
-    if rp_filter_of_all().as_deref() == Some("2") {
+    if rp_filter_is_loose() {
         sentence.push_str(
             "; and net.ipv4.conf.all.rp_filter is 2, which outweighs the strict check of pods' \
              devices, so that pods can send from addresses that are not theirs",
@@ -235,7 +235,8 @@ fn tell(family: TableFamily, error: &ToolError, outcome: &mut Outcome) {
     outcome.warnings.push(sentence);
 }
 
-fn rp_filter_of_all() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").ok()?;
-    Some(text.trim().to_owned())
+/// Whether the host's setting outweighs the strict one of pods' devices.
+pub(super) fn rp_filter_is_loose() -> bool {
+    let all = std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter");
+    all.is_ok_and(|all| all.trim() == "2")
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::keeper::{Keeper, Outcome};
+use super::keeper::{Keeper, Outcome, rp_filter_is_loose};
 use super::parts::{Masquerade, Part, SourceCheck};
 use super::ruleset::{SPOOFED, TABLE, TableFamily};
 use super::tool::Firewall;
@@ -84,6 +84,14 @@ impl Egress {
     /// Keeps the tables as they should be until the inputs end. Must be called in the
     /// network namespace whose tables they are.
     pub async fn run(self, firewall: impl Firewall + Clone) {
+        if rp_filter_is_loose() {
+            tracing::warn!(
+                "net.ipv4.conf.all.rp_filter is 2 (loose), which outweighs the strict setting of \
+                 pods' devices: in its first tenth of a second, and where the bandwidth plugin \
+                 shapes what it sends, a pod can send from addresses that are not its own; set it \
+                 to 0 or 1"
+            );
+        }
         let report = &self.report;
         let masquerade = keep(
             Masquerade::new(self.options, self.state),
