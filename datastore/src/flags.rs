@@ -15,7 +15,8 @@ use crate::url::StoreOptions;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Datastore")]
 pub struct StoreArgs {
-    /// The datastore: sqlite:/path/store.db, etcd://host:2379[,host:2379...] or etcds://... (TLS)
+    /// The datastore: sqlite:/path/store.db, etcd://host:2379[,host:2379...],
+    /// etcds://... (TLS) or kube (the Kubernetes API)
     // Optional to clap, since a global flag cannot be required and some commands
     // of viaductctl need no store; `options` refuses its absence.
     #[arg(long, env = "VIADUCT_DATASTORE", value_name = "URL", global = true)]
@@ -60,6 +61,11 @@ pub struct StoreArgs {
         global = true
     )]
     pub etcd_password_file: Option<PathBuf>,
+
+    /// The file that says where the API server is and who we are (kube) [default: in a
+    /// pod, its service account]
+    #[arg(long, env = "VIADUCT_KUBECONFIG", value_name = "FILE", global = true)]
+    pub kubeconfig: Option<PathBuf>,
 }
 
 impl StoreArgs {
@@ -74,7 +80,7 @@ impl StoreArgs {
                 "flag",
                 "--datastore",
                 "",
-                "sqlite:/path/store.db, etcd://host:2379[,host:2379...] or etcds://...",
+                "sqlite:/path/store.db, etcd://host:2379[,host:2379...], etcds://... or kube",
             ));
         };
         crate::url::check(&url)?;
@@ -89,8 +95,20 @@ impl StoreArgs {
             ),
             ("--etcd-password-file", self.etcd_password_file.as_deref()),
         )?;
+        if url != "kube"
+            && let Some(path) = &self.kubeconfig
+        {
+            return Err(Invalid::new(
+                "flag",
+                "--kubeconfig",
+                path.display(),
+                "it is for --datastore kube only",
+            ));
+        }
         Ok(StoreOptions {
             url,
+            kubeconfig: self.kubeconfig.clone(),
+            writer: None,
             etcd_prefix: Some(self.etcd_prefix.clone()),
             etcd_ca: self.etcd_ca.clone(),
             etcd_cert: self.etcd_cert.clone(),
@@ -165,6 +183,14 @@ mod tests {
             line.contains("--datastor") && !line.contains('\n') && !line.contains("Usage"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn a_kubeconfig_is_for_kube_alone() {
+        let kube = options(&["--datastore", "kube", "--kubeconfig", "/k"]).unwrap();
+        assert_eq!(kube.kubeconfig, Some("/k".into()));
+        let error = options(&["--datastore", "sqlite:/x", "--kubeconfig", "/k"]).unwrap_err();
+        assert_eq!(error.field, "--kubeconfig");
     }
 
     #[test]

@@ -2,14 +2,16 @@
 //!
 //! Stores hold opaque bytes by [`Kind`](viaduct_model::Kind) and name; typed
 //! reading and writing is [`records`], following a kind for ever is [`follow()`].
-//! No type of etcd-client or rusqlite ever leaves this crate.
+//! No type of etcd-client, kube or rusqlite ever leaves this crate.
 
 pub mod backoff;
 mod connectivity;
 pub mod etcd;
 pub mod flags;
 pub mod follow;
+pub mod kube;
 pub mod liveness;
+mod ownership;
 pub mod records;
 pub mod sqlite;
 pub mod store;
@@ -21,6 +23,7 @@ pub use follow::{Update, follow};
 pub use liveness::{HoldError, HoldState, Holding, hold};
 pub use records::{Named, Records};
 pub use store::{
-    Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Store, StoreError, Version,
+    Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Presence, Store, StoreError,
+    Version,
 };
 pub use url::{StoreOptions, open};

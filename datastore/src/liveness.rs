@@ -15,7 +15,8 @@ use tokio::task::JoinHandle;
 use viaduct_model::{Invalid, Kind};
 
 use crate::backoff::Backoff;
-use crate::store::{LeaseId, SharedStore, StoreError, Version};
+use crate::ownership;
+use crate::store::{LeaseId, Presence, SharedStore, StoreError, Version};
 
 /// Whether the record is held.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,8 +66,8 @@ pub struct Holding {
     pub content: watch::Sender<Vec<u8>>,
     /// Whether it is held.
     pub state: watch::Receiver<HoldState>,
-    release: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    pub(crate) release: oneshot::Sender<()>,
+    pub(crate) task: JoinHandle<()>,
 }
 
 impl Holding {
@@ -97,6 +98,9 @@ pub type SameOwner = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 /// # Errors
 /// [`HoldError::Held`] as soon as it is plain that another owner is alive: after
 /// about a third of its ttl.
+///
+/// Where the cluster's own Node objects tell who is there ([`Presence::Nodes`]) the
+/// record hangs on no lease: it stays when the process ends, and goes with its Node.
 pub async fn hold(
     store: SharedStore,
     kind: Kind,
@@ -105,6 +109,9 @@ pub async fn hold(
     same_owner: impl Fn(&[u8]) -> bool + Send + Sync + 'static,
     ttl: Duration,
 ) -> Result<Holding, HoldError> {
+    if store.presence() == Presence::Nodes {
+        return ownership::hold(store, kind, name, initial, Arc::new(same_owner), ttl).await;
+    }
     let mut holder = Holder {
         store,
         kind,
@@ -415,22 +422,26 @@ impl Holder {
     }
 
     fn publish(&self, state: &watch::Sender<HoldState>, new: HoldState) {
-        if *state.borrow() == new {
-            return;
-        }
-        let (kind, name) = (self.kind, &self.name);
-        match &new {
-            HoldState::Held => tracing::info!(%kind, name, "the record is held again"),
-            HoldState::Lost { reason, .. } => {
-                tracing::warn!(%kind, name, reason, "the record may have lapsed");
-            }
-            HoldState::Taken { by } => {
-                let by = String::from_utf8_lossy(by);
-                tracing::error!(%kind, name, %by, "the record was taken by somebody else");
-            }
-        }
-        state.send_replace(new);
+        publish(self.kind, &self.name, state, new);
     }
+}
+
+/// Publishes a state that is another than before, and logs it.
+pub(crate) fn publish(kind: Kind, name: &str, state: &watch::Sender<HoldState>, new: HoldState) {
+    if *state.borrow() == new {
+        return;
+    }
+    match &new {
+        HoldState::Held => tracing::info!(%kind, name, "the record is held again"),
+        HoldState::Lost { reason, .. } => {
+            tracing::warn!(%kind, name, reason, "the record may have lapsed");
+        }
+        HoldState::Taken { by } => {
+            let by = String::from_utf8_lossy(by);
+            tracing::error!(%kind, name, %by, "the record was taken by somebody else");
+        }
+    }
+    state.send_replace(new);
 }
 
 #[cfg(test)]

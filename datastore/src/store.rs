@@ -108,6 +108,22 @@ pub enum StoreError {
         /// What the store said.
         reason: String,
     },
+    /// The record belongs to a node, and this is not the machine of its Node object.
+    #[error("node {name:?} is not this one: {reason}")]
+    NotOurNode {
+        /// The node's name.
+        name: String,
+        /// How it differs.
+        reason: String,
+    },
+    /// The store has nothing of the kind.
+    #[error("the store {store} has no {what}")]
+    Unsupported {
+        /// The store's URL, without secrets.
+        store: String,
+        /// What it has not, and what is in its place.
+        what: &'static str,
+    },
     /// What was to be written is not a valid record.
     #[error(transparent)]
     Invalid(#[from] viaduct_model::Invalid),
@@ -144,6 +160,28 @@ impl fmt::Debug for Leadership {
     }
 }
 
+impl Leadership {
+    /// Resigns, and waits (for a short while) until the store knows it, so that the next
+    /// one can lead at once though this process ends now.
+    pub async fn resign(self) {
+        let Self { mut lost, guard } = self;
+        drop(guard);
+        let told = async { while lost.changed().await.is_ok() {} };
+        // Else it runs out.
+        let _ = tokio::time::timeout(Duration::from_secs(2), told).await;
+    }
+}
+
+/// What tells that a node is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// The liveness lease that its records hang on.
+    Leases,
+    /// The cluster's own Node objects: there are no liveness leases, and a node's records
+    /// go when its Node does.
+    Nodes,
+}
+
 /// A datastore. Every call may fail with [`StoreError::Unavailable`] and must do
 /// so within a few seconds instead of hanging; nothing here retries, except that
 /// the connection itself is re-made underneath.
@@ -154,6 +192,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Whether the store answers; changes as calls and watches succeed and fail.
     fn connectivity(&self) -> watch::Receiver<Connectivity>;
+
+    /// What tells that a node is there.
+    fn presence(&self) -> Presence {
+        Presence::Leases
+    }
+
+    /// Whether the cluster has a node of this name, where the cluster knows of nodes by
+    /// itself ([`Presence::Nodes`]).
+    async fn node_stands(&self, _name: &str) -> Result<Option<bool>, StoreError> {
+        Ok(None)
+    }
 
     /// Reads one record.
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Entry>, StoreError>;

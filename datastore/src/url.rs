@@ -6,13 +6,14 @@ use std::sync::Arc;
 use viaduct_model::Invalid;
 
 use crate::etcd::EtcdStore;
+use crate::kube::KubeStore;
 use crate::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 
 /// What `--datastore` and its companions say.
 #[derive(Debug, Clone, Default)]
 pub struct StoreOptions {
-    /// `sqlite:/path/store.db`, `etcd://h1:2379,h2:2379` or `etcds://...`.
+    /// `sqlite:/path/store.db`, `etcd://h1:2379,h2:2379`, `etcds://...` or `kube`.
     pub url: String,
     /// `--etcd-prefix`; `/viaduct` when absent.
     pub etcd_prefix: Option<String>,
@@ -26,6 +27,10 @@ pub struct StoreOptions {
     pub etcd_username: Option<String>,
     /// `--etcd-password-file`.
     pub etcd_password_file: Option<PathBuf>,
+    /// `--kubeconfig`; the pod's service account when absent.
+    pub kubeconfig: Option<PathBuf>,
+    /// Who writes, for the API server's field managers: the program's name.
+    pub writer: Option<String>,
 }
 
 /// Opens the store. Refuses a malformed URL or unreadable files; does not fail
@@ -37,6 +42,7 @@ pub async fn open(options: &StoreOptions) -> Result<SharedStore, StoreError> {
     match parse(&options.url)? {
         Parsed::Sqlite(path) => Ok(Arc::new(SqliteStore::new(path)?)),
         Parsed::Etcd { tls, hosts } => Ok(Arc::new(EtcdStore::new(tls, hosts, options)?)),
+        Parsed::Kube => Ok(Arc::new(KubeStore::new(options).await?)),
     }
 }
 
@@ -45,10 +51,11 @@ pub async fn open(options: &StoreOptions) -> Result<SharedStore, StoreError> {
 enum Parsed {
     Sqlite(PathBuf),
     Etcd { tls: bool, hosts: Vec<String> },
+    Kube,
 }
 
-const ALLOWED: &str = "sqlite:/absolute/path/store.db, etcd://host:port[,host:port...] \
-                       or etcds://host:port[,host:port...] (port 2379 when left out)";
+const ALLOWED: &str = "sqlite:/absolute/path/store.db, etcd://host:port[,host:port...], \
+                       etcds://host:port[,host:port...] (port 2379 when left out) or kube";
 
 /// Judges a URL without opening anything.
 pub(crate) fn check(url: &str) -> Result<(), Invalid> {
@@ -67,6 +74,9 @@ fn parse(url: &str) -> Result<Parsed, Invalid> {
             ));
         }
         return Ok(Parsed::Sqlite(PathBuf::from(path)));
+    }
+    if url == "kube" {
+        return Ok(Parsed::Kube);
     }
     let (tls, hosts) = match url.split_once("://") {
         Some(("etcd", hosts)) => (false, hosts),
@@ -144,13 +154,15 @@ mod tests {
             parse("etcds://a,[fe80::1]/").unwrap(),
             etcd(true, &["a:2379", "[fe80::1]:2379"])
         );
+        assert_eq!(parse("kube").unwrap(), Parsed::Kube);
     }
 
     #[test]
     fn malformed_urls_are_refused_with_what_is_allowed() {
         for url in [
             "",
-            "kube",
+            "kube:",
+            "kube://host",
             "sqlite:",
             "sqlite:store.db",
             "sqlite:/dir/",

@@ -8,7 +8,6 @@ use viaduct_datastore::{Change, Connectivity, Store, StoreError, Update, Version
 use viaduct_model::Kind;
 
 use crate::Lab;
-pub use crate::cases_liveness::*;
 use crate::follower::{PATIENCE, eventually, listed, picture, until};
 
 pub async fn create_gives_a_record_once_only(lab: &impl Lab) {

@@ -1,0 +1,295 @@
+//! Elections by a Lease (coordination.k8s.io), as Kubernetes' own controllers hold them.
+//!
+//! The leader renews it and stops believing well before another may take it, by its own
+//! monotonic clock; the others take it when it has not changed for as long as it is good
+//! for, by theirs. No two clocks are compared: the times in the Lease are for people.
+//! Every write of it carries the resource version that was read.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::core::params::GetParams;
+use tokio::sync::{oneshot, watch};
+
+use super::fault::Fault;
+use super::server::{Call, Server};
+use super::watch::{Range, Watch};
+use crate::store::{Leadership, StoreError};
+
+/// How long the Lease is good for after its last renewal.
+const TTL: Duration = Duration::from_secs(10);
+/// The leader is done this much before.
+const MARGIN: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(500);
+/// The longest that another's promise is believed.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Resigns when dropped: the holder's task hears that the other end is gone.
+struct Guard {
+    _held: oneshot::Sender<()>,
+}
+
+/// Waits until this process leads.
+pub(super) async fn campaign(
+    server: &Arc<Server>,
+    manager: &str,
+    election: &str,
+    identity: &str,
+) -> Result<Leadership, StoreError> {
+    let seat = Seat {
+        server: server.clone(),
+        manager: manager.to_owned(),
+        name: format!("viaduct-{election}"),
+        identity: identity.to_owned(),
+    };
+    loop {
+        let free = match seat.read().await {
+            Ok(Some(lease)) => seat.free(lease).await,
+            Ok(None) => Ok(None),
+            Err(fault) => Err(fault),
+        };
+        let proved = Instant::now();
+        let outcome = match free {
+            Ok(lease) => seat.take(lease).await,
+            Err(fault) => Err(fault),
+        };
+        match outcome {
+            Ok(lease) => return Ok(seat.lead(lease, proved)),
+            // Somebody was quicker, or the history is gone: look again.
+            Err(Fault::Exists | Fault::Conflict | Fault::NoObject | Fault::Expired) => {
+                tokio::time::sleep(RETRY.mul_f64(rand::random_range(0.1..=1.0))).await;
+            }
+            Err(fault) => return Err(server.error(fault)),
+        }
+    }
+}
+
+/// The Lease of an election and who wants it.
+struct Seat {
+    server: Arc<Server>,
+    manager: String,
+    name: String,
+    identity: String,
+}
+
+impl Seat {
+    fn path(&self) -> String {
+        let namespace = &self.server.namespace;
+        format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")
+    }
+
+    async fn read(&self) -> Result<Option<Lease>, Fault> {
+        let request = kube::core::Request::new(self.path()).get(&self.name, &GetParams::default());
+        match self
+            .server
+            .call(&Call::new("get", "leases", request)?)
+            .await
+        {
+            Ok(lease) => Ok(Some(lease)),
+            Err(Fault::NoObject) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Waits until the Lease may be taken; as it is then.
+    async fn free(&self, mut lease: Lease) -> Result<Option<Lease>, Fault> {
+        let mut seen = Instant::now();
+        let range = Range {
+            path: self.path(),
+            resource: "leases",
+            name: Some(self.name.clone()),
+        };
+        let mut changes: Option<Watch> = None;
+        loop {
+            let Some(promised) = promise(&lease) else {
+                return Ok(Some(lease));
+            };
+            let left = promised.saturating_sub(seen.elapsed());
+            if left.is_zero() {
+                return Ok(Some(lease));
+            }
+            let changed = match &mut changes {
+                Some(watch) => tokio::time::timeout(left, watch.next()).await,
+                None => {
+                    let from = lease.metadata.resource_version.clone().unwrap_or_default();
+                    let begun = Watch::begin(self.server.clone(), range.clone(), from).await?;
+                    changes = Some(begun);
+                    continue;
+                }
+            };
+            match changed {
+                // It was not renewed in its time.
+                Err(_) => return Ok(Some(lease)),
+                Ok(Ok(_)) => match self.read().await? {
+                    Some(now) => {
+                        if now.metadata.resource_version != lease.metadata.resource_version {
+                            seen = Instant::now();
+                        }
+                        lease = now;
+                    }
+                    None => return Ok(None),
+                },
+                Ok(Err(fault)) => return Err(fault),
+            }
+        }
+    }
+
+    /// Takes the Lease, as it was read, for ourselves.
+    async fn take(&self, was: Option<Lease>) -> Result<Lease, Fault> {
+        let now = MicroTime(Timestamp::now());
+        let Some(mut lease) = was else {
+            let mut lease = Lease::default();
+            lease.metadata.name = Some(self.name.clone());
+            lease.spec = Some(LeaseSpec {
+                acquire_time: Some(now.clone()),
+                lease_transitions: Some(0),
+                ..self.renewed(now, &self.identity)
+            });
+            let request =
+                kube::core::Request::new(self.path()).create(&self.params(), bytes(&lease)?);
+            return self
+                .server
+                .call(&Call::new("create", "leases", request)?)
+                .await;
+        };
+        let transitions = lease.spec.as_ref().and_then(|spec| spec.lease_transitions);
+        lease.spec = Some(LeaseSpec {
+            acquire_time: Some(now.clone()),
+            lease_transitions: Some(transitions.unwrap_or(0).saturating_add(1)),
+            ..self.renewed(now, &self.identity)
+        });
+        self.replace(lease).await
+    }
+
+    fn renewed(&self, now: MicroTime, holder: &str) -> LeaseSpec {
+        LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            lease_duration_seconds: i32::try_from(TTL.as_secs()).ok(),
+            renew_time: Some(now),
+            ..LeaseSpec::default()
+        }
+    }
+
+    /// Writes the Lease if it still is as it was read.
+    async fn replace(&self, mut lease: Lease) -> Result<Lease, Fault> {
+        lease.metadata.managed_fields = None;
+        let body = bytes(&lease)?;
+        let request =
+            kube::core::Request::new(self.path()).replace(&self.name, &self.params(), body);
+        self.server
+            .call(&Call::new("update", "leases", request)?)
+            .await
+    }
+
+    fn params(&self) -> PostParams {
+        PostParams {
+            field_manager: Some(self.manager.clone()),
+            ..PostParams::default()
+        }
+    }
+
+    fn lead(self, lease: Lease, proved: Instant) -> Leadership {
+        let (tell, lost) = watch::channel(false);
+        let (held, dropped) = oneshot::channel();
+        let leader = Leader {
+            seat: self,
+            lease,
+            proved,
+        };
+        tokio::spawn(leader.hold(tell, dropped));
+        Leadership {
+            lost,
+            guard: Box::new(Guard { _held: held }),
+        }
+    }
+}
+
+/// How long the holder of a Lease may do without renewing it; `None`: nobody holds it.
+fn promise(lease: &Lease) -> Option<Duration> {
+    let spec = lease.spec.as_ref()?;
+    spec.holder_identity.as_ref().filter(|h| !h.is_empty())?;
+    let seconds = u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0);
+    Some(Duration::from_secs(seconds).clamp(TTL, LONGEST))
+}
+
+fn bytes(lease: &Lease) -> Result<Vec<u8>, Fault> {
+    serde_json::to_vec(lease).map_err(|e| Fault::Invalid {
+        reason: e.to_string(),
+    })
+}
+
+struct Leader {
+    seat: Seat,
+    lease: Lease,
+    /// When the Lease was last proved ours: before the request was sent.
+    proved: Instant,
+}
+
+impl Leader {
+    async fn hold(mut self, tell: watch::Sender<bool>, mut dropped: oneshot::Receiver<()>) {
+        let mut pause = TTL / 3;
+        let why = loop {
+            let left = (TTL - MARGIN).saturating_sub(self.proved.elapsed());
+            if left.is_zero() {
+                break "its Lease could not be renewed in time";
+            }
+            tokio::select! {
+                _ = &mut dropped => break "resigned",
+                () = tokio::time::sleep(pause.min(left)) => {}
+            }
+            let left = (TTL - MARGIN).saturating_sub(self.proved.elapsed());
+            let asked = Instant::now();
+            let renewed = tokio::select! {
+                _ = &mut dropped => break "resigned",
+                renewed = tokio::time::timeout(left, self.renew()) => renewed,
+            };
+            match renewed {
+                Ok(Ok(())) => {
+                    self.proved = asked;
+                    pause = TTL / 3;
+                }
+                Ok(Err(Fault::Conflict | Fault::NoObject)) => break "its Lease was taken",
+                Ok(Err(_)) | Err(_) => pause = RETRY,
+            }
+        };
+        tracing::info!(lease = %self.seat.name, why, "leadership ended");
+        let _ = tell.send(true);
+        // So that the next one need not wait. If this fails it runs out.
+        let _ = self.resign().await;
+    }
+
+    /// Proves that the Lease is ours, by writing it.
+    async fn renew(&mut self) -> Result<(), Fault> {
+        let spec = self.lease.spec.get_or_insert_default();
+        spec.renew_time = Some(MicroTime(Timestamp::now()));
+        let written = match self.seat.replace(self.lease.clone()).await {
+            // A write of ours that was cut off may have arrived all the same. Then the
+            // others count from that one: only another write proves anything.
+            Err(Fault::Conflict) => match self.seat.read().await? {
+                Some(lease) if holder(&lease) == Some(self.seat.identity.as_str()) => {
+                    self.lease.metadata = lease.metadata;
+                    self.seat.replace(self.lease.clone()).await
+                }
+                _ => Err(Fault::Conflict),
+            },
+            written => written,
+        };
+        self.lease = written?;
+        Ok(())
+    }
+
+    async fn resign(mut self) -> Result<(), Fault> {
+        let spec = self.lease.spec.get_or_insert_default();
+        spec.holder_identity = Some(String::new());
+        spec.renew_time = Some(MicroTime(Timestamp::now()));
+        self.seat.replace(self.lease).await.map(drop)
+    }
+}
+
+fn holder(lease: &Lease) -> Option<&str> {
+    lease.spec.as_ref()?.holder_identity.as_deref()
+}
