@@ -9,12 +9,13 @@
 #   make test-vm the same network on Debian's own kernel, in virtual machines (root)
 #   make image   the container image as an OCI archive, without a container engine
 #   make kube-bins  Kubernetes and what it needs, built once into a cache (11 CPU minutes)
+#   make test-kube-store  the store's suite on a real API server of Kubernetes
 #   make bench   Viaduct beside the alternatives, as ratios
 #   make deps    what the above need and apt has (called by them)
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all build shim demo test test-vm kube-bins image soak lint bench deps clean
+.PHONY: all build shim demo test test-vm test-kube-store kube-bins image soak lint bench deps clean
 
 HOST_TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 MUSL_TARGET := $(subst -gnu,-musl,$(HOST_TARGET))
@@ -62,6 +63,10 @@ kube-bins:
 	@tests/kube/setup.sh
 	@tests/kube/build.sh
 
+# The programs of Kubernetes are built once, into a cache outside of here.
+test-kube-store:
+	VIADUCT_KUBE_BINS="$$(tests/kube/build.sh)/bin" cargo test --locked -p viaduct-datastore --test kube
+
 bench: build
 	cargo bench --locked -p viaduct-model
 	VIADUCT_BIN_DIR=$(CURDIR)/target/release cargo run --release --locked -p viaduct-bench
@@ -69,6 +74,7 @@ bench: build
 lint: deps
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy -p viaduct-datastore --test kube --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
 	cargo deny check bans licenses sources
