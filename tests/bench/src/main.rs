@@ -19,6 +19,8 @@ mod row;
 mod run;
 mod simulated;
 mod stats;
+mod streams;
+mod turns;
 
 use std::process::ExitCode;
 

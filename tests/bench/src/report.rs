@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::machine::Machine;
 use crate::row::{Limit, Row};
-use crate::stats::median;
+use crate::stats::{median, percentile};
 
 /// What became of one measurement.
 #[derive(Debug)]
@@ -27,8 +27,10 @@ pub(crate) fn text(machine: &Machine, rounds: u32, all: &[Measured]) -> String {
     table.load_style(presets::ASCII_MARKDOWN).set_header([
         "measure",
         "Viaduct",
+        "spread",
         "alternative",
         "",
+        "spread",
         "ratio",
         "limit",
         "verdict",
@@ -36,13 +38,14 @@ pub(crate) fn text(machine: &Machine, rounds: u32, all: &[Measured]) -> String {
     for row in rows(all) {
         table.add_row(line(row));
     }
-    for column in [1, 3, 4, 5] {
+    for column in [1, 4, 6, 7] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     let mut out = format!(
-        "kernel {}, {} CPUs, load before {}; medians of {rounds} rounds, both sides in each\n\n{table}\n",
+        "kernel {}, {} CPUs, load before {}; medians of {rounds} rounds, both sides in each; \
+         spread: quartiles (least-most)\n\n{table}\n",
         machine.kernel, machine.cpus, machine.load_before
     );
     for row in rows(all).filter(|row| !row.notes.is_empty()) {
@@ -70,14 +73,16 @@ fn line(row: &Row) -> Vec<Cell> {
     let alternative = row.alternative.as_ref();
     let verdict = match row.holds() {
         None => "",
-        Some(true) => "ok",
-        Some(false) => "MISSED",
+        Some(true) => "PASS",
+        Some(false) => "FAIL",
     };
     vec![
         Cell::new(&row.measure),
         Cell::new(row.unit.show(median(&row.viaduct))),
+        Cell::new(spread(&row.viaduct)),
         Cell::new(alternative.map_or("", |a| &a.name)),
         Cell::new(alternative.map_or(String::new(), |a| row.unit.show(median(&a.rounds)))),
+        Cell::new(alternative.map_or(String::new(), |a| spread(&a.rounds))),
         Cell::new(row.ratio().map_or(String::new(), |r| format!("{r:.3}"))),
         Cell::new(match row.limit {
             None => String::new(),
@@ -87,6 +92,22 @@ fn line(row: &Row) -> Vec<Cell> {
         }),
         Cell::new(verdict),
     ]
+}
+
+/// The quartiles of what the median is of, and the least and the most.
+fn spread(values: &[f64]) -> String {
+    if values.len() < 2 {
+        return String::new();
+    }
+    let at = |share| percentile(values, share);
+    let decimals = if at(0.5) < 10.0 { 2 } else { 1 };
+    format!(
+        "{:.decimals$}-{:.decimals$} ({:.decimals$}-{:.decimals$})",
+        at(0.25),
+        at(0.75),
+        at(0.0),
+        at(1.0)
+    )
 }
 
 /// How many limits were missed.
@@ -152,7 +173,7 @@ mod tests {
         ];
         let text = text(&Machine::now(), 5, &all);
         for needle in [
-            "MISSED",
+            "FAIL",
             "0.750",
             "<= 0.35",
             "join could not be measured: no etcd",

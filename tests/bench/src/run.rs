@@ -35,7 +35,7 @@ pub(crate) fn all(flags: &Flags) -> ExitCode {
     println!("all rounds are in {}", flags.json.display());
     let missed = report::missed(&done);
     if missed > 0 {
-        println!("MISSED: {missed} of the limits above");
+        println!("FAIL: {missed} of the limits above are missed");
     }
     if done.iter().any(|m| m.rows.is_err()) || (missed > 0 && flags.strict) {
         return ExitCode::FAILURE;

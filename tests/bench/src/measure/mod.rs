@@ -72,8 +72,13 @@ pub(crate) const ALL: &[Measurement] = &[
     },
     Measurement {
         name: "path",
-        about: "pod to pod over two nodes, beside a VXLAN made by hand with routed pods",
-        run: path::run,
+        about: "pod to pod over two nodes by vxlan, beside the same made by hand and node to node",
+        run: path::vxlan,
+    },
+    Measurement {
+        name: "path-host-gw",
+        about: "pod to pod over two nodes by host-gw, beside the same made by hand and node to node",
+        run: path::host_gw,
     },
 ];
 
