@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::cycle::{Cycle, Outcome};
 use super::hints::{Drift, Expected, Hint, is_about_rival, judge};
 use super::kernel::Kernel;
-use super::pace::{Backoff, SOON, pause_after};
+use super::pace::{Allowance, Backoff, SOON};
 use crate::backend::Backend;
 use crate::state::{DataplaneReport, Endpoints, NodeState};
 
@@ -188,6 +188,7 @@ struct Schedule {
     wanted: Instant,
     /// Not before.
     earliest: Instant,
+    allowance: Allowance,
     backoff: Backoff,
     running: bool,
     /// Whether routes of others are to be looked at.
@@ -202,6 +203,7 @@ impl Schedule {
         Self {
             wanted: now,
             earliest: now,
+            allowance: Allowance::new(now),
             backoff: Backoff::default(),
             running: false,
             rivals: true,
@@ -242,7 +244,7 @@ impl Schedule {
 
     fn ended(&mut self, outcome: Option<&Outcome>, took: Duration) {
         self.running = false;
-        self.earliest = Instant::now() + pause_after(took);
+        self.earliest = self.allowance.spend(Instant::now(), took);
         match outcome {
             Some(outcome) if !outcome.verified => {
                 let wait = self.backoff.failed();
