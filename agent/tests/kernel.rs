@@ -21,10 +21,11 @@ use testing::endpoint;
 use viaduct_agent::backend::vxlan::BACKEND;
 use viaduct_agent::backend::{Backend, host_gw, ipip};
 use viaduct_agent::dataplane::diff::diff;
+use viaduct_agent::dataplane::hints::Hint;
 use viaduct_agent::dataplane::kernel::Kernel;
 use viaduct_agent::dataplane::objects::Desired;
 use viaduct_agent::kernel::survey::on_link;
-use viaduct_agent::kernel::{LinkType, NetlinkKernel, NetlinkSocket};
+use viaduct_agent::kernel::{LinkType, Monitor, NetlinkKernel, NetlinkSocket};
 
 /// Applies until nothing differs; says how often.
 fn converge(kernel: &mut NetlinkKernel, desired: &Desired) -> usize {
@@ -165,6 +166,40 @@ fn others_churn_wakes_nobody_and_a_storm_of_damage_ends_healed() {
         let reconciles = scene.report().reconciles - before;
         println!("healed {took:?} after 6,000 damages, in {reconciles} reconciles");
         assert!(reconciles < 600, "{reconciles}");
+    });
+}
+
+#[test]
+fn lost_notifications_lead_to_a_full_look() {
+    in_namespace(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let guard = runtime.enter();
+        let mut monitor = Monitor::open().unwrap();
+        drop(guard);
+        // Nobody reads meanwhile, and more comes than the socket holds. What is damaged
+        // last is told by no notification of its own.
+        ok(
+            "for i in $(seq 20000); do echo route add 10.9.0.0/24 dev eth0; \
+            echo route del 10.9.0.0/24 dev eth0; done | ip -batch -",
+        );
+        ok("ip link add told-by-nobody type veth peer name neither");
+        let mut lost = false;
+        runtime.block_on(async {
+            while let Ok(hints) =
+                tokio::time::timeout(Duration::from_millis(300), monitor.next()).await
+            {
+                for hint in hints.unwrap() {
+                    lost |= hint == Hint::Resync;
+                    if let Hint::Link { name, .. } = hint {
+                        assert_ne!(&*name, "told-by-nobody", "nothing was lost");
+                    }
+                }
+            }
+        });
+        assert!(lost, "the monitor did not say that notifications were lost");
     });
 }
 

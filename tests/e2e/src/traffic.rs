@@ -21,9 +21,8 @@ const PACE: Duration = Duration::from_millis(1);
 /// felt, little enough that a busy machine keeps up.
 const PIECE: usize = 8 << 10;
 
-/// Segments that TCP may send again though none was lost: a probe for its last one
-/// (RFC 8985) when a busy machine is late to acknowledge. An interruption costs more.
-const PROBES: u64 = 2;
+/// How long TCP may take until all that it sent is acknowledged.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// What may wait for the receiver, in bytes.
 const BUFFER: usize = 4 << 20;
@@ -38,7 +37,7 @@ pub struct Carried {
     pub sent: u32,
     /// The numbers of those that did not arrive.
     pub lost: Vec<u32>,
-    /// Segments that TCP lost, as far as it sent them again, before [`Traffic::baseline`], and after it.
+    /// Segments that TCP lost, until [`Traffic::mark`] and from there on.
     pub retransmitted: (u64, u64),
     /// Bytes that TCP carried.
     pub bytes: u64,
@@ -53,12 +52,14 @@ pub struct Traffic {
     writer: JoinHandle<Result<u64>>,
     reader: JoinHandle<Result<u64>>,
     from: PathBuf,
+    hold: Arc<AtomicBool>,
     port: u16,
-    baseline: u64,
+    /// The segments that were lost until the mark.
+    marked: Option<u64>,
 }
 
 impl Traffic {
-    /// Begins, and measures for a second what TCP sends again by itself.
+    /// Begins.
     ///
     /// # Errors
     /// When the pods do not reach each other.
@@ -82,44 +83,72 @@ impl Traffic {
         let (server, _) = listener.accept()?;
         let port = client.local_addr()?.port();
 
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, hold) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let flag = || Arc::clone(&stop);
         let (sending, receiving, writing) = (flag(), flag(), flag());
-        let mut traffic = Self {
+        let held = Arc::clone(&hold);
+        let traffic = Self {
             sender: std::thread::spawn(move || send(&source, &sending)),
             receiver: std::thread::spawn(move || receive(&sink, &receiving)),
-            writer: std::thread::spawn(move || write(client, &writing)),
+            writer: std::thread::spawn(move || write(client, &writing, &held)),
             reader: std::thread::spawn(move || read(server)),
             from: from.netns.clone(),
+            hold,
             port,
             stop,
-            baseline: 0,
+            marked: None,
         };
-        std::thread::sleep(Duration::from_secs(1));
-        traffic.baseline = traffic.retransmitted()?;
+        // Both flow when something happens to them.
+        std::thread::sleep(Duration::from_millis(500));
         Ok(traffic)
     }
 
-    /// Segments of the connection that were lost so far, as `ss` shows them: those
-    /// that were sent again, less those of which the other side said that it had them
-    /// already (DSACK). On a busy machine the kernel probes early.
-    fn retransmitted(&self) -> Result<u64> {
+    /// Ends what happens to the streams; what is lost from here on is lost while nothing
+    /// happens.
+    ///
+    /// # Errors
+    /// When TCP does not come to rest.
+    pub fn mark(&mut self) -> Result<()> {
+        self.marked = Some(self.settled()?);
+        Ok(())
+    }
+
+    /// Segments that were lost so far. TCP pauses for that until all is acknowledged:
+    /// only then is known which of the segments that were sent again had arrived
+    /// already.
+    fn settled(&self) -> Result<u64> {
+        self.hold.store(true, Ordering::Relaxed);
+        let begun = Instant::now();
+        let mut quiet = 0;
+        let text = loop {
+            std::thread::sleep(Duration::from_millis(50));
+            let text = self.shown()?;
+            quiet = if text.contains("unacked:") {
+                0
+            } else {
+                quiet + 1
+            };
+            // Once more for the writer that had not seen it yet.
+            if quiet == 2 {
+                break text;
+            }
+            ensure!(
+                begun.elapsed() < SETTLED,
+                "TCP does not come to rest: {text}"
+            );
+        };
+        self.hold.store(false, Ordering::Relaxed);
+        lost(&text)
+    }
+
+    /// The connection, as `ss` shows it.
+    fn shown(&self) -> Result<String> {
         let mut ss = command::command("ss");
         let filter = format!("sport = :{}", self.port);
         ss.args(["-tinH", "state", "established", &filter]);
         let text = netns::run(&self.from, ss)?;
         ensure!(text.contains("bytes_acked:"), "no such connection: {text}");
-        // `retrans:<under way>/<in all>`, and nothing at all while there were none.
-        let count = |after: &str, rest: &str| -> Option<u64> {
-            let (_, tail) = rest.split_once(after)?;
-            tail.split_whitespace().next()?.parse().ok()
-        };
-        let Some((_, rest)) = text.split_once("retrans:") else {
-            return Ok(0);
-        };
-        let again = count("/", rest).with_context(|| format!("ss shows no count: {text}"))?;
-        let in_vain = count("dsack_dups:", &text).unwrap_or_default();
-        Ok(again.saturating_sub(in_vain))
+        Ok(text)
     }
 
     /// Ends both and says what they came to.
@@ -127,7 +156,7 @@ impl Traffic {
     /// # Errors
     /// When a stream broke off.
     pub fn stop(self) -> Result<Carried> {
-        let again = self.retransmitted()?;
+        let all = self.settled()?;
         self.stop.store(true, Ordering::Relaxed);
         let sent = joined(self.sender)?;
         let arrived = joined(self.receiver)?;
@@ -137,19 +166,23 @@ impl Traffic {
         Ok(Carried {
             sent,
             lost: (0..sent).filter(|n| !got(n)).collect(),
-            retransmitted: (self.baseline, again.saturating_sub(self.baseline)),
+            retransmitted: match self.marked {
+                Some(marked) => (marked, all.saturating_sub(marked)),
+                None => (all, 0),
+            },
             bytes: read,
         })
     }
 
-    /// Ends both; nothing may be lost, and nothing sent again beyond what was sent
-    /// again in the first second, when nothing happened, and a probe or two.
+    /// Ends both; nothing may be lost, and TCP may have lost no more until the mark than
+    /// after it, when nothing happened.
     ///
     /// # Errors
     /// What was lost.
     pub fn lost_nothing(self) -> Result<Carried> {
+        ensure!(self.marked.is_some(), "there is nothing to compare with");
         let carried = self.stop()?;
-        let (before, after) = carried.retransmitted;
+        let (during, baseline) = carried.retransmitted;
         ensure!(
             carried.lost.is_empty(),
             "{} of {} datagrams lost: {:?}",
@@ -158,8 +191,8 @@ impl Traffic {
             carried.lost.iter().take(20).collect::<Vec<_>>()
         );
         ensure!(
-            after <= before + PROBES,
-            "TCP sent {after} segments again, {before} while nothing happened"
+            during <= baseline,
+            "TCP lost {during} segments, {baseline} in the same time while nothing happened"
         );
         ensure!(
             carried.sent > 1000 && carried.bytes > 100_000,
@@ -167,6 +200,23 @@ impl Traffic {
         );
         Ok(carried)
     }
+}
+
+/// The segments that were lost in what `ss` shows: those that were sent again, less
+/// those of which the other side said that it had them already (DSACK). On a busy
+/// machine the kernel probes early (RFC 8985).
+fn lost(text: &str) -> Result<u64> {
+    let count = |after: &str, rest: &str| -> Option<u64> {
+        let (_, tail) = rest.split_once(after)?;
+        tail.split_whitespace().next()?.parse().ok()
+    };
+    // `retrans:<under way>/<in all>`, and nothing at all while there were none.
+    let Some((_, rest)) = text.split_once(" retrans:") else {
+        return Ok(0);
+    };
+    let again = count("/", rest).with_context(|| format!("ss shows no count: {text}"))?;
+    let in_vain = count("dsack_dups:", text).unwrap_or_default();
+    Ok(again.saturating_sub(in_vain))
 }
 
 fn joined<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
@@ -217,13 +267,15 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool) -> Result<Vec<bool>> {
     }
 }
 
-fn write(mut stream: TcpStream, stop: &AtomicBool) -> Result<u64> {
+fn write(mut stream: TcpStream, stop: &AtomicBool, hold: &AtomicBool) -> Result<u64> {
     stream.set_write_timeout(Some(Duration::from_secs(30)))?;
     let piece = [7; PIECE];
     let mut written = 0;
     while !stop.load(Ordering::Relaxed) {
-        stream.write_all(&piece).context("the TCP stream")?;
-        written += PIECE as u64;
+        if !hold.load(Ordering::Relaxed) {
+            stream.write_all(&piece).context("the TCP stream")?;
+            written += PIECE as u64;
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
     stream.shutdown(Shutdown::Write)?;
@@ -241,5 +293,19 @@ fn read(mut stream: TcpStream) -> Result<u64> {
             0 => return Ok(total),
             length => total += length as u64,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_other_side_had_already_was_not_lost() {
+        assert_eq!(lost("bytes_acked:1 segs_out:9").unwrap(), 0);
+        let shown = "bytes_retrans:99 retrans:0/5 dsack_dups:2 rcv_rtt:1";
+        assert_eq!(lost(shown).unwrap(), 3);
+        assert_eq!(lost("mss:1 retrans:1/5 rcv_rtt:1").unwrap(), 5);
+        assert!(lost("mss:1 retrans:nonsense").is_err());
     }
 }

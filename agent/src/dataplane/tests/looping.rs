@@ -82,6 +82,27 @@ async fn drift_is_repaired_after_a_hint_and_without_one_by_the_audit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn audits_come_about_once_a_minute_and_not_by_the_clock() {
+    let mut it = Loop::start(FakeKernel::default());
+    it.state.send_replace(Some(Cluster::new().state()));
+    it.until(|r| r.verified).await;
+    let mut gaps = Vec::new();
+    let mut last = Instant::now();
+    for n in 1..=8 {
+        // Without a word of it.
+        it.kernel.tamper(|world| world.routes.clear());
+        it.until(|r| r.repairs == 2 * n).await;
+        gaps.push(last.elapsed());
+        last = Instant::now();
+    }
+    let minute = |gap: &Duration| (50..70).contains(&gap.as_secs());
+    assert!(gaps.iter().all(minute), "{gaps:?}");
+    // Else all nodes that were started together would do it together.
+    gaps.sort();
+    assert!(gaps[7] - gaps[0] > Duration::from_millis(100), "{gaps:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_fails_is_tried_again_until_it_succeeds_and_pods_are_wired_meanwhile() {
     let mut it = Loop::start(FakeKernel::default());
     it.kernel

@@ -173,10 +173,23 @@ fn cases(node: &Node, target: &Target) -> Vec<Case> {
             known(),
             "PERMANENT",
         ),
+        ip(
+            "neighbour changed",
+            format!("neigh replace {next_hop} lladdr 02:00:00:00:00:01 dev via.vx4 nud permanent"),
+            known(),
+            "PERMANENT",
+        ),
         case(
             "FDB entry deleted",
             "bridge",
             format!("fdb del {peer_mac} dev via.vx4 dst {peer} self"),
+            format!("{peer_mac} dev via.vx4 dst {peer}"),
+            "permanent",
+        ),
+        case(
+            "FDB entry changed",
+            "bridge",
+            format!("fdb replace {peer_mac} dev via.vx4 dst 172.29.0.99 self permanent"),
             format!("{peer_mac} dev via.vx4 dst {peer}"),
             "permanent",
         ),

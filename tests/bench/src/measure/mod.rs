@@ -6,6 +6,7 @@ mod heal;
 mod join;
 mod path;
 mod peers;
+mod underlay;
 
 use std::time::Duration;
 
@@ -69,6 +70,11 @@ pub(crate) const ALL: &[Measurement] = &[
         name: "heal",
         about: "damage to repair, 200 times for each kind of object; damage without end",
         run: heal::run,
+    },
+    Measurement {
+        name: "underlay",
+        about: "a node's underlay changes, goes and comes back: until its pods are reached",
+        run: underlay::run,
     },
     Measurement {
         name: "path",
