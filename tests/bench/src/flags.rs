@@ -17,7 +17,7 @@ pub(crate) struct Flags {
     pub rounds: u32,
 
     /// How long an agent with nothing to do is watched for each round, in seconds
-    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, default_value_t = 24, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub idle: u64,
 
     /// Exit with 1 when a limit is missed, not only when something cannot be measured

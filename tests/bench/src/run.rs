@@ -15,18 +15,14 @@ use crate::row::Row;
 /// Runs what was asked for and prints the report.
 pub(crate) fn all(flags: &Flags) -> ExitCode {
     let machine = Machine::now();
-    let mut done = Vec::new();
-    for measurement in measure::ALL {
-        if !flags.only.is_empty() && !flags.only.iter().any(|n| n == measurement.name) {
-            continue;
-        }
-        eprintln!("measuring {}: {}", measurement.name, measurement.about);
-        done.push(Measured {
-            name: measurement.name,
-            rows: in_own_lab(measurement, flags),
-            load_after: machine::load(),
-        });
-    }
+    let wanted: Vec<&'static Measurement> = measure::ALL
+        .iter()
+        .filter(|m| flags.only.is_empty() || flags.only.iter().any(|n| n == m.name))
+        .collect();
+    let done: Vec<Measured> = wanted
+        .chunk_by(|one, next| one.mostly_waits && next.mostly_waits)
+        .flat_map(|together| measured(together, flags))
+        .collect();
     println!("{}", report::text(&machine, flags.rounds, &done));
     if let Err(error) = report::write_json(&flags.json, &machine, flags.rounds, &done) {
         eprintln!("the numbers cannot be written: {error:#}");
@@ -41,6 +37,35 @@ pub(crate) fn all(flags: &Flags) -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+/// Takes some measurements at the same time, each in a lab of its own.
+fn measured(together: &[&'static Measurement], flags: &Flags) -> Vec<Measured> {
+    let rows: Vec<Result<Vec<Row>>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = together
+            .iter()
+            .map(|measurement| {
+                eprintln!("measuring {}: {}", measurement.name, measurement.about);
+                scope.spawn(move || in_own_lab(measurement, flags))
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                let panicked = |_| Err(anyhow::anyhow!("a thread of this program panicked"));
+                thread.join().unwrap_or_else(panicked)
+            })
+            .collect()
+    });
+    together
+        .iter()
+        .zip(rows)
+        .map(|(measurement, rows)| Measured {
+            name: measurement.name,
+            rows,
+            load_after: machine::load(),
+        })
+        .collect()
 }
 
 /// Starts this program again for one measurement and reads back its rows.

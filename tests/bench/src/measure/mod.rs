@@ -35,6 +35,9 @@ pub(crate) struct Measurement {
     pub name: &'static str,
     /// One line for people.
     pub about: &'static str,
+    /// Whether it takes so long only because it watches something that does nothing, and
+    /// so may be taken together with its neighbours of that kind.
+    pub mostly_waits: bool,
     /// Measures, inside a lab's namespaces where nothing is set up yet.
     pub run: fn(Setting) -> Result<Vec<Row>>,
 }
@@ -44,46 +47,55 @@ pub(crate) const ALL: &[Measurement] = &[
     Measurement {
         name: "cni",
         about: "ADD and DEL of 200 pods through the plugin, beside ptp with host-local",
+        mostly_waits: false,
         run: cni::run,
     },
     Measurement {
         name: "join",
         about: "from the start of a fourth agent to its pod's first reply to every other pod",
+        mostly_waits: false,
         run: join::run,
     },
     Measurement {
         name: "agent",
         about: "an agent's memory and its CPU time when nothing changes, on etcd",
+        mostly_waits: true,
         run: agent::on_etcd,
     },
     Measurement {
         name: "agent-sqlite",
         about: "the same on sqlite",
+        mostly_waits: true,
         run: agent::on_sqlite,
     },
     Measurement {
         name: "peers",
         about: "2,000 peers: cold start, beside ip -batch and bridge -batch; memory",
+        mostly_waits: false,
         run: peers::run,
     },
     Measurement {
         name: "heal",
         about: "damage to repair, 200 times for each kind of object; damage without end",
+        mostly_waits: false,
         run: heal::run,
     },
     Measurement {
         name: "underlay",
         about: "a node's underlay changes, goes and comes back: until its pods are reached",
+        mostly_waits: false,
         run: underlay::run,
     },
     Measurement {
         name: "path",
         about: "pod to pod over two nodes by vxlan, beside the same made by hand and node to node",
+        mostly_waits: false,
         run: path::vxlan,
     },
     Measurement {
         name: "path-host-gw",
         about: "pod to pod over two nodes by host-gw, beside the same made by hand and node to node",
+        mostly_waits: false,
         run: path::host_gw,
     },
 ];
