@@ -21,8 +21,10 @@ const PACE: Duration = Duration::from_millis(1);
 /// felt, little enough that a busy machine keeps up.
 const PIECE: usize = 8 << 10;
 
-/// How long TCP may take until all that it sent is acknowledged.
-const SETTLED: Duration = Duration::from_secs(5);
+/// How long TCP may take until all that it sent is acknowledged, and nothing has changed
+/// for [`QUIET`].
+const SETTLED: Duration = Duration::from_secs(10);
+const QUIET: Duration = Duration::from_millis(300);
 
 /// What may wait for the receiver, in bytes.
 const BUFFER: usize = 4 << 20;
@@ -119,26 +121,26 @@ impl Traffic {
     fn settled(&self) -> Result<u64> {
         self.hold.store(true, Ordering::Relaxed);
         let begun = Instant::now();
-        let mut quiet = 0;
-        let text = loop {
-            std::thread::sleep(Duration::from_millis(50));
-            let text = self.shown()?;
-            quiet = if text.contains("unacked:") {
-                0
-            } else {
-                quiet + 1
-            };
-            // Once more for the writer that had not seen it yet.
-            if quiet == 2 {
-                break text;
-            }
+        let (mut text, mut since) = (String::new(), begun);
+        while since.elapsed() < QUIET {
             ensure!(
                 begun.elapsed() < SETTLED,
                 "TCP does not come to rest: {text}"
             );
-        };
+            std::thread::sleep(Duration::from_millis(50));
+            let now = self.shown()?;
+            // A copy of a segment may still be under way though all is acknowledged.
+            if now.contains(" unacked:") || counts(&now) != counts(&text) {
+                since = Instant::now();
+            }
+            text = now;
+        }
         self.hold.store(false, Ordering::Relaxed);
-        lost(&text)
+        let lost = lost(&text)?;
+        if lost > 0 {
+            println!("TCP has lost {lost} segments so far: {text}");
+        }
+        Ok(lost)
     }
 
     /// The connection, as `ss` shows it.
@@ -200,6 +202,12 @@ impl Traffic {
         );
         Ok(carried)
     }
+}
+
+/// What of the connection's counts tells of losses.
+fn counts(text: &str) -> Vec<&str> {
+    let count = |word: &&str| word.starts_with("retrans:") || word.starts_with("dsack_dups:");
+    text.split_whitespace().filter(count).collect()
 }
 
 /// The segments that were lost in what `ss` shows: those that were sent again, less

@@ -137,6 +137,9 @@ const SECONDS: u64 = 6;
 
 impl Stream {
     fn start(from: &Pod, to: &Pod) -> Result<Self> {
+        // Packets of the size that a wire sees: a virtual one lets larger ones pass,
+        // which the kernel would cut up only where they leave for a real one.
+        from.exec("ethtool", &["-K", "eth0", "tso", "off", "gso", "off"])?;
         let mut serve = command::command("iperf3");
         serve.args(["-s", "-1"]).stdout(Stdio::null());
         let server = netns::within(&to.netns, || Ok(serve.spawn()?))?;
