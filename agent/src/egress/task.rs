@@ -20,7 +20,7 @@ use super::parts::{Masquerade, Part, SourceCheck};
 use super::ruleset::{SPOOFED, TABLE, TableFamily};
 use super::tool::Firewall;
 use super::{EgressReport, Options, TableReport};
-use crate::dataplane::pace::{Backoff, pause_after};
+use crate::dataplane::pace::{Allowance, Backoff};
 use crate::kernel::NetlinkError;
 use crate::kernel::nftables::{Seen, TableMonitor, counted_packets};
 use crate::state::{Endpoints, NodeState};
@@ -214,6 +214,7 @@ impl Dropped {
 struct Schedule {
     wanted: Instant,
     earliest: Instant,
+    allowance: Allowance,
     /// From when on memory is to be doubted.
     look_at: Instant,
     failed: Backoff,
@@ -226,6 +227,7 @@ impl Schedule {
         Self {
             wanted: now,
             earliest: now,
+            allowance: Allowance::new(now),
             look_at: now,
             failed: Backoff::default(),
             waiting: Backoff::default(),
@@ -260,7 +262,7 @@ impl Schedule {
 
     fn ended(&mut self, outcome: &Outcome, took: Duration) {
         let now = Instant::now();
-        self.earliest = now + pause_after(took);
+        self.earliest = self.allowance.spend(now, took);
         if outcome.verified {
             self.failed.succeeded();
             if outcome.writes > 0 {

@@ -86,6 +86,7 @@ async fn audits_come_about_once_a_minute_and_not_by_the_clock() {
     let mut it = Loop::start(FakeKernel::default());
     it.state.send_replace(Some(Cluster::new().state()));
     it.until(|r| r.verified).await;
+    sleep(Duration::from_secs(1)).await;
     let mut gaps = Vec::new();
     let mut last = Instant::now();
     for n in 1..=8 {
