@@ -21,6 +21,7 @@ need nft nftables
 need iptables-nft iptables
 need openssl openssl
 need nft nftables
+need conntrack conntrack
 [ -x /usr/lib/cni/ptp ] || missing+=(containernetworking-plugins)
 
 if ! command -v cargo >/dev/null 2>&1; then

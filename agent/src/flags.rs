@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use regex_lite::Regex;
@@ -109,6 +110,10 @@ pub struct Flags {
     )]
     pub proc_sys: PathBuf,
 
+    /// How long a pod's address rests before another pod gets it, unless no other is free
+    #[arg(long, env = "VIADUCT_ADDRESS_COOL_DOWN", default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    pub address_cool_down: Duration,
+
     /// Where /healthz, /readyz and /metrics are served
     #[arg(
         long,
@@ -201,6 +206,10 @@ fn parse_backend(s: &str) -> Result<&'static Backend, String> {
 fn parse_node_name(s: &str) -> Result<NodeName, String> {
     s.parse()
         .map_err(|e: Invalid| format!("allowed: {}", e.allowed))
+}
+
+fn parse_duration(s: &str) -> Result<Duration, String> {
+    humantime::parse_duration(s).map_err(|_| "allowed: a duration such as 30s, 5m or 0s".to_owned())
 }
 
 fn parse_regex(s: &str) -> Result<Regex, String> {

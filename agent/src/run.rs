@@ -47,6 +47,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let mut lookout = Lookout::open(Terms::of(&flags))?;
     let local = lookout.first(&name, &flags.tuning(), flags.direct_routing)?;
     let run_dir = RunDir::open(&flags.run_dir)?;
+    raise_descriptor_limit();
     let listener = http::bind(flags.http).await?;
     let store = viaduct_datastore::open(&options).await?;
     let identity = Identity {
@@ -70,6 +71,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let (trouble, troubles) = watch::channel(UnderlayTrouble::default());
     let (report, reports) = watch::channel(DataplaneReport::default());
     let mut cni_options = CniOptions::new(run_dir.path());
+    cni_options.cool_down = flags.address_cool_down;
     cni_options.memory = Memory::load(run_dir.path(), &identity.name);
     let cni_metrics = cni_options.metrics.clone();
     let cni = cni::start(cni_options, states.clone(), reports.clone()).await?;
@@ -246,6 +248,17 @@ async fn verified(
     let dataplane = reports.wait_for(|r| r.verified && r.can_wire).await.is_ok();
     if !dataplane || egress.wait_for(EgressReport::verified).await.is_err() {
         std::future::pending().await
+    }
+}
+
+/// Takes as many descriptors as the process may have: the usual limit of 1,024 is for
+/// programs that use `select`.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 

@@ -140,7 +140,7 @@ impl Owner {
     fn wire(&mut self, endpoint: Endpoint, mut job: Job, replace: bool) {
         let (Some(pair), Some(namespace)) = (pair_of(&endpoint), job.namespace.take()) else {
             if !replace {
-                self.addresses.release(&endpoint.id);
+                let _ = self.addresses.release(&endpoint.id);
             }
             let error = CniError::new(
                 CniError::CONFLICT,

@@ -111,9 +111,14 @@ impl Addresses {
         Ok((allocation.address, now))
     }
 
-    /// Takes back what `owner` has.
-    pub(super) fn release(&mut self, owner: &AttachmentId) {
-        self.manager.release(owner, now_ms());
+    /// Takes back what `owner` has, and says what it was.
+    pub(super) fn release(&mut self, owner: &AttachmentId) -> Vec<IpAddr> {
+        self.manager.release(owner, now_ms())
+    }
+
+    /// How many addresses were handed out before they had cooled down.
+    pub(super) fn early_reuses(&self) -> u64 {
+        self.manager.early_reuses()
     }
 
     /// Whether every one of these addresses is in a block that the node owns.

@@ -67,7 +67,9 @@ impl Owner {
         }
         // Not the job's id: a stand-in's is another.
         if let Some(endpoint) = self.endpoints.get(&link) {
-            self.addresses.release(&endpoint.id);
+            for address in self.addresses.release(&endpoint.id) {
+                let _ = self.forgetting.send(address);
+            }
         }
         self.stand_ins.remove(&link);
         if let Err(e) = spool::remove(&self.run_dir, &job.request.id) {

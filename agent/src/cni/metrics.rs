@@ -39,6 +39,10 @@ pub struct CniMetrics {
     pub damaged: Gauge,
     /// DELs of the spool that could not be done at start.
     pub spooled: Gauge,
+    /// Addresses that were handed out before they had cooled down.
+    pub early_reuses: Counter,
+    /// Connections of released addresses that the kernel was made to forget.
+    pub forgotten: Counter,
 }
 
 impl Default for CniMetrics {
@@ -52,6 +56,8 @@ impl Default for CniMetrics {
             endpoints: Gauge::default(),
             damaged: Gauge::default(),
             spooled: Gauge::default(),
+            early_reuses: Counter::default(),
+            forgotten: Counter::default(),
         }
     }
 }
@@ -84,6 +90,16 @@ impl CniMetrics {
             "spooled",
             "Spooled DELs that could not be done at start",
             self.spooled.clone(),
+        );
+        cni.register(
+            "early_reuses",
+            "Addresses handed out before they had cooled down",
+            self.early_reuses.clone(),
+        );
+        cni.register(
+            "forgotten_connections",
+            "Tracked connections of released addresses that were deleted",
+            self.forgotten.clone(),
         );
     }
 

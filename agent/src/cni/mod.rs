@@ -17,12 +17,14 @@ mod addresses;
 mod check;
 mod del;
 mod descriptors;
+mod forgetting;
 mod gc;
 mod ledger;
 mod metrics;
 mod owner;
 mod recovery;
 mod server;
+mod silent;
 mod status;
 mod wiring;
 
@@ -167,8 +169,12 @@ pub async fn start(
         recovered.endpoints.values().chain(&recovered.released),
         options.cool_down,
     );
+    let forgetting = forgetting::begin(metrics.clone());
     for endpoint in &recovered.released {
-        addresses.release(&endpoint.id);
+        for address in addresses.release(&endpoint.id) {
+            // Its receiver lives as long as the owner does.
+            let _ = forgetting.send(address);
+        }
     }
 
     if let Some(memory) = memory.as_deref() {
@@ -189,6 +195,7 @@ pub async fn start(
         doomed: Vec::new(),
         dying: Vec::new(),
         failed_deletions: 0,
+        forgetting,
         wiring: Wiring::new(),
         metrics: metrics.clone(),
         node: node.clone(),

@@ -16,6 +16,7 @@ use viaduct_model::Endpoint;
 
 use super::addresses::Addresses;
 use super::descriptors::Namespace;
+use super::forgetting::Forgetting;
 use super::gc::Collection;
 use super::ledger::Ledger;
 use super::metrics::CniMetrics;
@@ -82,6 +83,8 @@ pub(super) struct Owner {
     /// Links that a deletion under way is about.
     pub(super) dying: Vec<String>,
     pub(super) failed_deletions: u32,
+    /// Where released addresses go for their connections to be forgotten.
+    pub(super) forgetting: Forgetting,
     pub(super) wiring: Wiring,
     pub(super) metrics: CniMetrics,
     pub(super) node: watch::Receiver<Option<NodeState>>,
@@ -205,7 +208,8 @@ impl Owner {
             return;
         }
         Arc::make_mut(&mut self.endpoints).remove(&endpoint.link);
-        self.addresses.release(&endpoint.id);
+        // Nobody ever spoke with it: there is nothing to forget.
+        let _ = self.addresses.release(&endpoint.id);
         self.publish();
     }
 
@@ -213,6 +217,11 @@ impl Owner {
     pub(super) fn publish(&self) {
         let count = i64::try_from(self.endpoints.len()).unwrap_or(i64::MAX);
         self.metrics.endpoints.set(count);
+        let early = self.addresses.early_reuses();
+        let counted = self.metrics.early_reuses.get();
+        self.metrics
+            .early_reuses
+            .inc_by(early.saturating_sub(counted));
         self.endpoints_out.send_if_modified(|out| {
             // Every change made a copy, since the watch holds the last one.
             let changed = !Arc::ptr_eq(out, &self.endpoints);

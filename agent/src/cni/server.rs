@@ -20,6 +20,7 @@ use super::descriptors::Namespace;
 use super::gc::{self, Collection};
 use super::metrics::{self, CniMetrics};
 use super::owner::{Event, Job};
+use super::silent::Silent;
 use super::status;
 use crate::memory::Memory;
 use crate::state::{AddressUsage, DataplaneReport, NodeState};
@@ -31,9 +32,8 @@ const CLIENT_LIMIT: Duration = Duration::from_secs(5);
 /// again, after a longer pause.
 const READY_LIMIT: Duration = Duration::from_secs(1);
 
-/// Clients at once; the others wait in the socket's queue. Each costs up to three
-/// descriptors.
-const CLIENTS: usize = 200;
+/// Questions that are worked on at once; whoever else has asked waits.
+const ANSWERS: usize = 200;
 
 /// What every connection needs.
 #[derive(Debug, Clone)]
@@ -75,22 +75,20 @@ pub(super) async fn serve(
     context: Context,
     mut stop: watch::Receiver<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(CLIENTS));
+    let answers = Arc::new(Semaphore::new(ANSWERS));
+    let mut silent = Silent::with_descriptors_of_this_process();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = async {
+                silent.make_room().await;
+                listener.accept().await
+            } => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
         };
         match accepted {
             Ok((stream, _)) => {
-                let context = context.clone();
-                tokio::spawn(async move {
-                    converse(stream, &context).await;
-                    drop(place);
-                });
+                let (context, answers) = (context.clone(), answers.clone());
+                silent.listen_to(hear_and_answer(stream, context, answers));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot take a connection of the CNI plugin");
@@ -100,28 +98,44 @@ pub(super) async fn serve(
     }
 }
 
-/// One connection: one question, one answer.
-async fn converse(mut stream: UnixStream, context: &Context) {
+/// Hears one question; once it is whole, its answer is a matter of its own, so that a
+/// client that has spoken is silent no more.
+async fn hear_and_answer(mut stream: UnixStream, context: Context, answers: Arc<Semaphore>) {
     let begun = Instant::now();
     let asked = tokio::time::timeout(CLIENT_LIMIT, hear(&mut stream)).await;
+    let asked = match asked {
+        Ok(Err(Deaf::Gone)) => return,
+        Ok(Ok(question)) => Ok(question),
+        Ok(Err(Deaf::Refused(error))) => Err(error),
+        Err(_) => Err(CniError::new(
+            CniError::PROTOCOL,
+            format!("no whole request came within {CLIENT_LIMIT:?}"),
+        )),
+    };
+    tokio::spawn(async move {
+        // The semaphore is never closed.
+        let place = answers.acquire().await;
+        converse(stream, asked, begun, &context).await;
+        drop(place);
+    });
+}
+
+async fn converse(
+    mut stream: UnixStream,
+    asked: Result<Question, CniError>,
+    begun: Instant,
+    context: &Context,
+) {
     let (verb, reply) = match asked {
-        Ok(Ok(Question::Attachment(request, descriptors))) => {
+        Ok(Question::Attachment(request, descriptors)) => {
             let verb = metrics::verb(request.verb);
             (Some(verb), answer(*request, descriptors, context).await)
         }
-        Ok(Ok(Question::Network(request))) => {
+        Ok(Question::Network(request)) => {
             let verb = metrics::network_verb(request.verb);
             (Some(verb), about_network(request, context).await)
         }
-        Ok(Err(Deaf::Gone)) => return,
-        Ok(Err(Deaf::Refused(error))) => (None, Reply::Refused(error)),
-        Err(_) => (
-            None,
-            Reply::Refused(CniError::new(
-                CniError::PROTOCOL,
-                format!("no whole request came within {CLIENT_LIMIT:?}"),
-            )),
-        ),
+        Err(error) => (None, Reply::Refused(error)),
     };
     if let Some(verb) = verb {
         context.metrics.answered(verb, &reply, begun.elapsed());

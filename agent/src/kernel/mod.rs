@@ -6,6 +6,7 @@
 
 mod apply;
 pub mod closeup;
+pub mod conntrack;
 mod decode;
 mod encode;
 pub mod error;

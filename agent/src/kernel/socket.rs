@@ -28,7 +28,7 @@ use super::options::{CappedAck, ExtendedAck, StrictCheck};
 
 /// The longest wait for one answer. The kernel answers within the call that sends,
 /// so that this only ends a wait that nothing would end.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Requests in one send. Should the kernel refuse all of them, its answers still
 /// fit a receive buffer of the default size (208 KiB, about 1 KiB an answer).

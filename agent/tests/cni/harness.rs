@@ -107,16 +107,20 @@ impl Node {
 
     /// The same on a run directory that exists.
     pub(crate) async fn at(run_dir: &Path) -> Self {
+        Self::with(CniOptions::new(run_dir)).await
+    }
+
+    /// The same with options of its own.
+    pub(crate) async fn with(options: CniOptions) -> Self {
+        let run_dir = options.run_dir.clone();
         let (state, state_in) = watch::channel(Some(node_state()));
         let (report, report_in) = watch::channel(DataplaneReport {
             can_wire: true,
             ..DataplaneReport::default()
         });
-        let handle = cni::start(CniOptions::new(run_dir), state_in, report_in)
-            .await
-            .unwrap();
+        let handle = cni::start(options, state_in, report_in).await.unwrap();
         Self {
-            run_dir: run_dir.to_owned(),
+            run_dir,
             handle,
             state,
             report,

@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests are tests too.
 
 mod check;
+mod crowd;
 mod damage;
+mod forgetting;
 mod harness;
 mod interfaces;
 mod network;

@@ -1,0 +1,299 @@
+//! Connections that the kernel tracks, by address: found and forgotten, so that the
+//! next pod with an address is not taken for the last.
+//!
+//! A small transport of its own over NETLINK_NETFILTER, since the crates at hand know
+//! no conntrack messages. Called by the CNI server behind a DEL's answer. It never asks
+//! the kernel to delete by a filter: kernels before 5.8 do not know filters, ignore
+//! them, and would forget every connection of the host. What is to go is listed, and
+//! deleted one by one.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use netlink_packet_core::{
+    NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
+    NlasIterator,
+};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
+    setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use super::error::{NetlinkError, parse_ack};
+use super::socket::{ANSWER_LIMIT, failed};
+
+/// `NFNL_SUBSYS_CTNETLINK << 8` and the messages of `linux/netfilter/nfnetlink_conntrack.h`.
+const GET: u16 = 1 << 8 | 1;
+const DELETE: u16 = 1 << 8 | 2;
+
+/// `struct nfgenmsg` for IPv4: family, version, resource.
+const GENERIC: [u8; 4] = [2, 0, 0, 0];
+
+const TUPLE_ORIG: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+const FILTER: u16 = 25;
+const FILTER_ORIG_FLAGS: u16 = 1;
+const FILTER_REPLY_FLAGS: u16 = 2;
+const TUPLE_IP: u16 = 1;
+const IP_V4_SRC: u16 = 1;
+const IP_V4_DST: u16 = 2;
+/// The kind of a netlink attribute without its flags.
+const KIND: u16 = 0x3fff;
+
+const HEADER: usize = 16;
+
+/// The largest table walk that is cheaper than one list of everything.
+const FILTERED: usize = 4;
+
+/// The kernel's connections, IPv4.
+#[derive(Debug)]
+pub struct Conntrack {
+    fd: OwnedFd,
+    sequence: u32,
+    read: Vec<u8>,
+}
+
+/// As much of a connection as names it: its attributes as the kernel gave them.
+type Name = Vec<u8>;
+
+impl Conntrack {
+    /// Opens a socket in this thread's network namespace.
+    ///
+    /// # Errors
+    /// When the kernel gives no socket.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkNetFilter,
+        )
+        .map_err(|errno| failed("socket", errno))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(|errno| failed("bind", errno))?;
+        let limit = TimeVal::milliseconds(ANSWER_LIMIT.as_millis() as i64);
+        setsockopt(&fd, sockopt::ReceiveTimeout, &limit)
+            .map_err(|errno| failed("setsockopt SO_RCVTIMEO", errno))?;
+        Ok(Self {
+            fd,
+            sequence: 0,
+            read: vec![0; 64 << 10],
+        })
+    }
+
+    /// Forgets every connection from or to one of these addresses, translated or not,
+    /// and says how many there were.
+    ///
+    /// # Errors
+    /// The kernel's refusal; it may know no connections at all.
+    pub fn forget(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<usize, NetlinkError> {
+        let mut names = BTreeSet::new();
+        if addresses.len() <= FILTERED {
+            for address in addresses {
+                for end in [End::Caller, End::Called, End::Answers] {
+                    self.list(&filter(end, *address), addresses, &mut names)?;
+                }
+            }
+        } else {
+            self.list(&[], addresses, &mut names)?;
+        }
+        let mut forgotten = 0;
+        for name in names {
+            match self.delete(&name) {
+                Ok(()) => forgotten += 1,
+                // It ended by itself.
+                Err(error) if error.already_gone() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(forgotten)
+    }
+
+    /// Names the connections of `addresses` among those that the kernel lists with
+    /// these attributes, which it may not understand.
+    fn list(
+        &mut self,
+        attributes: &[u8],
+        addresses: &BTreeSet<Ipv4Addr>,
+        names: &mut BTreeSet<Name>,
+    ) -> Result<(), NetlinkError> {
+        self.ask(GET, NLM_F_DUMP, attributes)?;
+        self.answers(|payload| {
+            if concerns(payload, addresses) {
+                names.insert(name(payload));
+            }
+        })
+    }
+
+    fn delete(&mut self, name: &Name) -> Result<(), NetlinkError> {
+        self.ask(DELETE, NLM_F_ACK, name)?;
+        self.answers(|_| {})
+    }
+
+    fn ask(&mut self, kind: u16, flags: u16, attributes: &[u8]) -> Result<(), NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let length = HEADER + GENERIC.len() + attributes.len();
+        let mut message = Vec::with_capacity(length);
+        message.extend((length as u32).to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend((flags | NLM_F_REQUEST).to_ne_bytes());
+        message.extend(self.sequence.to_ne_bytes());
+        message.extend([0; 4]);
+        message.extend(GENERIC);
+        message.extend(attributes);
+        loop {
+            match send(self.fd.as_raw_fd(), &message, MsgFlags::empty()) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(failed("send", errno)),
+            }
+        }
+    }
+
+    /// Hands the payload of each answer to `take`, until the kernel says that it is done.
+    fn answers(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), NetlinkError> {
+        loop {
+            let length = match recv(self.fd.as_raw_fd(), &mut self.read, MsgFlags::empty()) {
+                Ok(length) => length,
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => return Err(NetlinkError::Timeout(ANSWER_LIMIT)),
+                Err(errno) => return Err(failed("recv", errno)),
+            };
+            let mut rest = self.read.get(..length).unwrap_or_default();
+            while !rest.is_empty() {
+                let message = NetlinkBuffer::new_checked(rest)
+                    .map_err(|error| NetlinkError::Malformed(error.to_string()))?;
+                if message.sequence_number() == self.sequence {
+                    match message.message_type() {
+                        NLMSG_DONE => return Ok(()),
+                        NLMSG_ERROR => return parse_ack(message.flags(), message.payload()),
+                        _ => take(message.payload()),
+                    }
+                }
+                let advance = (message.length() as usize).next_multiple_of(4);
+                rest = rest.get(advance..).unwrap_or_default();
+            }
+        }
+    }
+}
+
+/// Where in a connection an address may stand. Where it is answered to is where it
+/// called from, unless that was translated, and then the caller's own stands first.
+#[derive(Clone, Copy)]
+enum End {
+    Caller,
+    Called,
+    Answers,
+}
+
+/// What makes the kernel list only connections with this address at this end.
+fn filter(end: End, address: Ipv4Addr) -> Vec<u8> {
+    let (tuple, place, flags, bit) = match end {
+        End::Caller => (TUPLE_ORIG, IP_V4_SRC, FILTER_ORIG_FLAGS, 1u32),
+        End::Called => (TUPLE_ORIG, IP_V4_DST, FILTER_ORIG_FLAGS, 2),
+        End::Answers => (TUPLE_REPLY, IP_V4_SRC, FILTER_REPLY_FLAGS, 1),
+    };
+    let ip = attribute(
+        TUPLE_IP | NLA_F_NESTED,
+        &attribute(place, &address.octets()),
+    );
+    let mut attributes = attribute(tuple | NLA_F_NESTED, &ip);
+    let mut both = Vec::new();
+    for kind in [FILTER_ORIG_FLAGS, FILTER_REPLY_FLAGS] {
+        let bits = if kind == flags { bit } else { 0 };
+        both.extend(attribute(kind, &bits.to_ne_bytes()));
+    }
+    attributes.extend(attribute(FILTER | NLA_F_NESTED, &both));
+    attributes
+}
+
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = 4 + value.len();
+    let mut bytes = Vec::with_capacity(length.next_multiple_of(4));
+    bytes.extend((length as u16).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(length.next_multiple_of(4), 0);
+    bytes
+}
+
+/// The attributes in a connection's message; one that is cut short ends them.
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    NlasIterator::new(bytes)
+        .map_while(Result::ok)
+        .filter_map(move |nla| {
+            let start = nla.value().as_ptr() as usize - bytes.as_ptr() as usize;
+            let value = bytes.get(start..start + nla.value().len())?;
+            Some((nla.kind() & KIND, value))
+        })
+}
+
+fn concerns(payload: &[u8], addresses: &BTreeSet<Ipv4Addr>) -> bool {
+    attributes(payload.get(GENERIC.len()..).unwrap_or_default())
+        .filter(|(kind, _)| matches!(*kind, TUPLE_ORIG | TUPLE_REPLY))
+        .flat_map(|(_, tuple)| attributes(tuple))
+        .filter(|(kind, _)| *kind == TUPLE_IP)
+        .flat_map(|(_, ip)| attributes(ip))
+        .filter(|(kind, _)| matches!(*kind, IP_V4_SRC | IP_V4_DST))
+        .filter_map(|(_, octets)| <[u8; 4]>::try_from(octets).ok())
+        .any(|octets| addresses.contains(&Ipv4Addr::from(octets)))
+}
+
+/// What a deletion needs. The id is among it, so that no later connection between the
+/// same ends is hit.
+fn name(payload: &[u8]) -> Name {
+    attributes(payload.get(GENERIC.len()..).unwrap_or_default())
+        .filter(|(kind, _)| matches!(*kind, TUPLE_ORIG | ID | ZONE))
+        .flat_map(|(kind, value)| {
+            let nested = if kind == TUPLE_ORIG { NLA_F_NESTED } else { 0 };
+            attribute(kind | nested, value)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tuple(kind: u16, source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
+        let mut ip = attribute(IP_V4_SRC, &source);
+        ip.extend(attribute(IP_V4_DST, &destination));
+        attribute(
+            kind | NLA_F_NESTED,
+            &attribute(TUPLE_IP | NLA_F_NESTED, &ip),
+        )
+    }
+
+    #[test]
+    fn a_connection_concerns_its_ends_and_is_named_by_tuple_id_and_zone() {
+        let mut payload = GENERIC.to_vec();
+        payload.extend(tuple(TUPLE_ORIG, [10, 0, 0, 1], [192, 0, 2, 1]));
+        payload.extend(tuple(TUPLE_REPLY, [10, 0, 0, 2], [10, 0, 0, 1]));
+        payload.extend(attribute(ID, &7u32.to_be_bytes()));
+        payload.extend(attribute(7, &60u32.to_be_bytes()));
+        let among = |address: [u8; 4]| concerns(&payload, &BTreeSet::from([address.into()]));
+        for address in [[10, 0, 0, 1], [192, 0, 2, 1], [10, 0, 0, 2]] {
+            assert!(among(address), "{address:?}");
+        }
+        assert!(!among([10, 0, 0, 3]));
+        let mut expected = tuple(TUPLE_ORIG, [10, 0, 0, 1], [192, 0, 2, 1]);
+        expected.extend(attribute(ID, &7u32.to_be_bytes()));
+        assert_eq!(name(&payload), expected);
+    }
+
+    #[test]
+    fn hostile_lengths_do_not_panic() {
+        for cut in 0..40 {
+            let mut payload = GENERIC.to_vec();
+            payload.extend(tuple(TUPLE_ORIG, [10, 0, 0, 1], [192, 0, 2, 1]));
+            payload.truncate(cut);
+            concerns(&payload, &BTreeSet::new());
+            name(&payload);
+        }
+        assert!(!concerns(&[2, 0, 0, 0, 0xff, 0xff, 1, 0], &BTreeSet::new()));
+    }
+}
