@@ -184,8 +184,13 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
         .truncate(true)
         .mode(0o644)
         .open(&temporary)?;
-    file.write_all(content)?;
-    fs::rename(&temporary, path)
+    let written = file.write_all(content);
+    let done = written.and_then(|()| fs::rename(&temporary, path));
+    if done.is_err() {
+        // Half a file on a full disk would only keep others from being written.
+        let _ = fs::remove_file(&temporary);
+    }
+    done
 }
 
 #[cfg(test)]

@@ -58,10 +58,22 @@ pub(crate) fn ask(
 ) -> Result<Reply, Failure> {
     let frame = frame::encode(request).map_err(|e| Failure::Broken(e.to_string()))?;
     let mut stream = connect(socket, patience).map_err(failure)?;
-    let sent = frame::send_with_descriptors(&stream, &frame, descriptors).map_err(failure)?;
-    let rest = frame.get(sent..).unwrap_or_default();
-    stream.write_all(rest).map_err(failure)?;
+    match send(&mut stream, &frame, descriptors) {
+        // An agent that would not hear us may have said why.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
+            receive(&mut stream).map_err(|_| failure(e))
+        }
+        Err(e) => Err(failure(e)),
+        Ok(()) => receive(&mut stream),
+    }
+}
 
+fn send(stream: &mut UnixStream, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let sent = frame::send_with_descriptors(&*stream, frame, descriptors)?;
+    stream.write_all(frame.get(sent..).unwrap_or_default())
+}
+
+fn receive(stream: &mut UnixStream) -> Result<Reply, Failure> {
     let mut header = [0; HEADER];
     stream.read_exact(&mut header).map_err(failure)?;
     let length = frame::payload_length(header).map_err(broken)?;

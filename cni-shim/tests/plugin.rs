@@ -301,6 +301,39 @@ fn del_that_cannot_be_spooled_is_no_success() {
 }
 
 #[test]
+fn del_on_a_full_disk_is_an_error_and_leaves_nothing_half() {
+    if !inside_namespaces("del_on_a_full_disk_is_an_error_and_leaves_nothing_half") {
+        return;
+    }
+    let run = tempfile::tempdir().unwrap();
+    let path = run.path().to_str().unwrap();
+    // Room for the directory and one file of a page, or for no file at all.
+    for (options, what) in [("size=4k", "bytes"), ("size=64k,nr_inodes=3", "inodes")] {
+        let mount = |args: &[&str]| {
+            let done = Command::new("mount").args(args).arg(path).status();
+            assert!(done.unwrap().success());
+        };
+        mount(&["-t", "tmpfs", "-o", options, "tmpfs"]);
+        let ballast = run.path().join("ballast");
+        std::fs::write(&ballast, vec![0; 4096]).unwrap();
+        let output = del(run.path());
+        let why = refused(&output, 5);
+        assert!(
+            why.contains("No space left") && why.contains("c1/eth0"),
+            "{what}: {why}"
+        );
+        let spool = run.path().join(spool::DIRECTORY);
+        let left = std::fs::read_dir(&spool).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{what}: something half is left");
+        // As soon as there is room it works.
+        std::fs::remove_file(&ballast).unwrap();
+        assert!(del(run.path()).status.success(), "{what}");
+        assert_eq!(spool::read(run.path()).unwrap().len(), 1);
+        assert!(Command::new("umount").arg(path).status().unwrap().success());
+    }
+}
+
+#[test]
 fn del_before_any_agent_ever_ran_succeeds_and_leaves_nothing() {
     let run = tempfile::tempdir().unwrap();
     let never = run.path().join("never");
@@ -343,7 +376,7 @@ fn inside_namespaces(test: &str) -> bool {
         return true;
     }
     let status = Command::new("unshare")
-        .args(["-Urn", "--"])
+        .args(["-Urnm", "--"])
         .arg(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])
         .env(MARK, "1")

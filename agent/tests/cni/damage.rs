@@ -80,6 +80,35 @@ fn a_restarted_agent_keeps_what_stands_and_undoes_what_does_not() {
 }
 
 #[test]
+fn a_full_disk_refuses_add_and_does_not_hinder_del() {
+    if !inside("damage::a_full_disk_refuses_add_and_does_not_hinder_del") {
+        return;
+    }
+    block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap();
+        run("mount", &["-t", "tmpfs", "-o", "size=64k", "tmpfs", path]);
+        let node = Node::at(directory.path()).await;
+        let pods = [Pod::new("c1"), Pod::new("c2")];
+        wired(node.add(&pods[0]).await);
+        let ballast = directory.path().join("ballast");
+        let fill = || std::fs::write(&ballast, vec![0; 1 << 20]).unwrap_err();
+        assert_eq!(fill().kind(), std::io::ErrorKind::StorageFull);
+        let why = refusal(node.add(&pods[1]).await, 5);
+        assert!(why.contains("cannot write its record"), "{why}");
+        assert_eq!((node.used(), node.records(), host_links().len()), (1, 1, 1));
+        node.del("c1").await;
+        node.is_clean().await;
+        std::fs::remove_file(&ballast).unwrap();
+        ping(wired(node.add(&pods[1]).await).addresses[0]);
+        node.del("c2").await;
+        node.is_clean().await;
+        node.handle.stop().await;
+        run("umount", &["-l", path]);
+    });
+}
+
+#[test]
 fn del_works_before_the_datastore_was_ever_reached() {
     if !inside("damage::del_works_before_the_datastore_was_ever_reached") {
         return;

@@ -41,7 +41,7 @@ pub(crate) fn inside(test: &str) -> bool {
         return true;
     }
     let status = Command::new("unshare")
-        .args(["-Urn", "--"])
+        .args(["-Urnm", "--"])
         .arg(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--include-ignored"])
         .env(MARK, "1")

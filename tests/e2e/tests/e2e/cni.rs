@@ -128,14 +128,68 @@ fn an_add_overtakes_a_spooled_del_of_the_same_attachment() {
         let node = only_node(lab)?;
         let pod = node.pods().first().cloned().context("no pod")?;
         node.kill_agent(Signal::SIGKILL)?;
-        node.del_pod(&pod)?;
+        // Its namespace lives on: what is found gone is gone by the spooled DEL alone.
+        node.cni("DEL", &pod.container_id, &pod.netns)?
+            .check("DEL")?;
+        let files = |directory: &str| {
+            anyhow::Ok(std::fs::read_dir(node.run_dir().join(directory))?.count())
+        };
+        let both = || -> Result<_> { Ok((files("pending")?, files("endpoints")?)) };
+        ensure!(both()? == (1, 1), "not spooled");
+        pod.exec("ip", &["link", "show", "eth0"])?;
         node.start_agent()?;
         node.await_ready(READY_TIMEOUT)?;
-        let again = node.add_pod("p1")?;
-        ensure!(again.container_id == pod.container_id);
+        eventually(|| {
+            ensure!(
+                both()? == (0, 0),
+                "the spooled DEL is not done: {:?}",
+                both()?
+            );
+            let link = pod.exec("ip", &["link", "show", "eth0"]);
+            ensure!(link.is_err(), "the interface is there still: {link:?}");
+            Ok(())
+        })?;
+        let again = node
+            .cni("ADD", &pod.container_id, &pod.netns)?
+            .check("ADD")?;
+        let ip = again.address()?;
+        ensure!(ip != pod.ip, "the address did not rest");
         node.restart_agent()?;
         leaks(&node)?;
-        node.run("ping", &["-c", "1", "-W", "1", &again.ip.to_string()])?;
+        node.run("ping", &["-c", "1", "-W", "1", &ip.to_string()])?;
+        Ok(())
+    });
+}
+
+#[test]
+fn only_root_and_the_agent_itself_are_heard_on_the_socket() {
+    in_lab(one_node(0), |lab| {
+        let node = only_node(lab)?;
+        let socket = node.run_dir().join("cni.sock");
+        let config = serde_json::to_string(&node.cni_config())?;
+        let ask = || {
+            let script = format!(
+                "echo '{config}' | CNI_COMMAND=STATUS {}/viaduct; true",
+                viaduct_lab::binaries::DIR
+            );
+            let stranger = [
+                "--reuid",
+                "54321",
+                "--regid",
+                "54321",
+                "--clear-groups",
+                "sh",
+                "-c",
+            ];
+            node.run("setpriv", &[&stranger[..], &[&script]].concat())
+        };
+        let said = ask()?;
+        ensure!(said.contains("Permission denied"), "{said}");
+        // Whoever opens the file to all has not opened the agent.
+        let path = socket.display().to_string();
+        node.run("chmod", &["0666", &path])?;
+        let said = ask()?;
+        ensure!(said.contains("uid 54321 may not ask"), "{said}");
         Ok(())
     });
 }
