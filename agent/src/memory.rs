@@ -120,7 +120,7 @@ fn now_ms() -> u64 {
 }
 
 /// Keeps the file current while the claim is held. `lag` is how old the proof behind
-/// "held" may be: the time that a claim lives without being renewed.
+/// "held" may be.
 pub async fn keep(
     run_dir: PathBuf,
     mut states: watch::Receiver<Option<NodeState>>,

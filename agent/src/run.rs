@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
+use viaduct_datastore::StoreOptions;
 use viaduct_datastore::liveness::{HoldError, HoldState, Holding, hold};
 use viaduct_datastore::records::encode;
 use viaduct_datastore::store::SharedStore;
@@ -40,7 +41,10 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let host = nix::unistd::gethostname().context("cannot read the host name")?;
     let host = host.to_string_lossy().into_owned();
     let name = flags.node_name(&host)?;
-    let options = flags.store.options()?;
+    let options = StoreOptions {
+        writer: Some("viaduct-agent".into()),
+        ..flags.store.options()?
+    };
     flags.check()?;
     // Before the first look, so that nothing is missed between the two.
     let underlay_hints = Monitor::open()?.spawn();
@@ -152,7 +156,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         run_dir.path().to_owned(),
         states.clone(),
         holding.state.clone(),
-        LIVENESS,
+        holding.lag,
     ));
     tokio::spawn(steward::keep_subnet_env(
         run_dir.path().join("subnet.env"),

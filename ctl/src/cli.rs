@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
-use viaduct_datastore::{Records, StoreArgs, StoreError};
+use viaduct_datastore::{Records, StoreArgs, StoreError, StoreOptions};
 
 use crate::output::{self, Format};
 use crate::snapshot::Snapshot;
@@ -102,7 +102,10 @@ fn given_datastore<'a>(store: &'a StoreArgs, matches: &ArgMatches) -> Option<&'a
 
 fn with_store(store: &StoreArgs, format: Format, verb: &Verb) -> ExitCode {
     let options = match store.options() {
-        Ok(options) => options,
+        Ok(options) => StoreOptions {
+            writer: Some("viaductctl".into()),
+            ..options
+        },
         Err(error) => return refuse(&error, 2),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

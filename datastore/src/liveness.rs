@@ -66,6 +66,8 @@ pub struct Holding {
     pub content: watch::Sender<Vec<u8>>,
     /// Whether it is held.
     pub state: watch::Receiver<HoldState>,
+    /// How old the proof behind [`HoldState::Held`] may be.
+    pub lag: Duration,
     pub(crate) release: oneshot::Sender<()>,
     pub(crate) task: JoinHandle<()>,
 }
@@ -157,6 +159,7 @@ pub async fn hold(
     Ok(Holding {
         content,
         state,
+        lag: ttl,
         release,
         task,
     })

@@ -59,6 +59,7 @@ pub(crate) async fn hold(
     Ok(Holding {
         content,
         state,
+        lag: ttl * (LOOK_EVERY + 1),
         release,
         task,
     })

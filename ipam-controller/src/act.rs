@@ -158,10 +158,14 @@ async fn verify(
     let node: &NodeName = &block.node;
     match guard {
         Guard::None => Ok(()),
-        Guard::NodeGone => absent(store, Kind::Claim, node, view, now).await,
+        Guard::NodeGone => {
+            absent(store, Kind::Claim, node, view, now).await?;
+            gone(store, node, view, now).await
+        }
         Guard::NodeRemoved => {
             absent(store, Kind::Claim, node, view, now).await?;
-            absent(store, Kind::Node, node, view, now).await
+            absent(store, Kind::Node, node, view, now).await?;
+            gone(store, node, view, now).await
         }
         Guard::Given => {
             let entry = store.get(Kind::Claim, node.as_str()).await?;
@@ -183,6 +187,24 @@ async fn verify(
             )))
         }
     }
+}
+
+/// Makes sure that the cluster itself knows no such node, where it knows of nodes:
+/// records that somebody deleted by hand free nothing while their node stands.
+async fn gone(
+    store: &SharedStore,
+    node: &NodeName,
+    view: &mut View,
+    now: Duration,
+) -> Result<(), Stop> {
+    if store.node_stands(node.as_str()).await? != Some(true) {
+        return Ok(());
+    }
+    view.stands(node, now);
+    Err(Stop::Outdated(format!(
+        "the Node {:?} stands, though its records are gone",
+        node.as_str()
+    )))
 }
 
 /// Makes sure that the node has no record of this kind.

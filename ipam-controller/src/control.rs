@@ -112,7 +112,9 @@ impl Control {
             _ = stop.wait_for(|stop| *stop) => {}
             () = inner.go(&mut updates) => {}
         }
-        // Dropping the role resigns.
+        if let Role::Leading(leadership) = inner.role {
+            leadership.resign().await;
+        }
     }
 }
 

@@ -100,7 +100,10 @@ impl Flags {
     /// # Errors
     /// When `--datastore` is absent or of a pair of flags one half is.
     pub fn store(&self) -> Result<StoreOptions, Invalid> {
-        self.store.options()
+        Ok(StoreOptions {
+            writer: Some("viaduct-controller".into()),
+            ..self.store.options()?
+        })
     }
 
     /// How the user wants it.

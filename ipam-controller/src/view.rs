@@ -33,6 +33,9 @@ pub struct Versioned<T> {
 /// record is read anew.
 pub const CATCH_UP: Duration = Duration::from_secs(5);
 
+/// How long the cluster's word is good that a node stands whose records are gone.
+pub const STANDING: Duration = Duration::from_secs(15);
+
 /// What the watch has still to tell of one record.
 #[derive(Debug, Clone)]
 struct Expected {
@@ -55,6 +58,9 @@ pub struct View {
     pub claims: BTreeMap<NodeName, Versioned<Claim>>,
     /// What could not be read, by kind and name.
     pub unreadable: BTreeMap<(Kind, String), Unreadable>,
+    /// Nodes of which the cluster itself said that they stand, and until when that is
+    /// believed without asking again.
+    standing: BTreeMap<NodeName, Duration>,
     listed: BTreeSet<Kind>,
     expected: BTreeMap<(Kind, String), Expected>,
 }
@@ -125,6 +131,17 @@ impl View {
     /// Whether `node` is registered, readably or not.
     pub fn is_registered(&self, node: &NodeName) -> bool {
         self.nodes.contains_key(node) || self.is_unreadable(Kind::Node, node.as_str())
+    }
+
+    /// Takes in that the cluster itself says that `node` stands.
+    pub fn stands(&mut self, node: &NodeName, now: Duration) {
+        self.standing.retain(|_, until| *until > now);
+        self.standing.insert(node.clone(), now + STANDING);
+    }
+
+    /// Until when `node` is believed to stand though its records are gone.
+    pub fn stands_until(&self, node: &NodeName) -> Option<Duration> {
+        self.standing.get(node).copied()
     }
 
     /// Blocks that are taken though their records cannot be read: their names say

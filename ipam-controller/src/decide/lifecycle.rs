@@ -5,7 +5,8 @@
 //! and once the claim no longer counts it among its blocks the record is deleted.
 //! A *vanished* node loses it: after the reclaim time, or at once when the node's
 //! record was deleted too, it becomes `quarantined`, and after the quarantine it
-//! is deleted. A node that comes back in time keeps what is still there.
+//! is deleted. A node that comes back in time keeps what is still there. Where the cluster
+//! itself knows of nodes, it is asked before a block is taken, and its word holds.
 
 use viaduct_datastore::Version;
 use viaduct_model::{Block, BlockState, Claim};
@@ -82,6 +83,10 @@ fn of_vanished(
     version: &Version,
     decision: &mut Decision,
 ) -> BlockState {
+    if let Some(until) = view.stands_until(&block.node).filter(|&t| t > now.mono) {
+        decision.recheck(until);
+        return block.state;
+    }
     if block.state == BlockState::Quarantined {
         let since = memory.quarantined_since.get(&block.cidr);
         let free_at = since.copied().unwrap_or(now.mono) + policy.quarantine;
