@@ -129,16 +129,25 @@ impl Daemon {
             .and_then(|c| c.try_wait().ok().flatten())
     }
 
-    /// Sends a signal and does not wait.
+    /// Sends a signal and does not wait, but for SIGSTOP until every thread stands:
+    /// the one that is to stop the others may get a CPU after them.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When it does not run, or does not stand after ten seconds.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = self
             .pid()
             .with_context(|| format!("{} does not run", self.name))?;
         kill(Pid::from_raw(i32::try_from(pid)?), signal)
-            .with_context(|| format!("{signal} to {}", self.name))
+            .with_context(|| format!("{signal} to {}", self.name))?;
+        let start = Instant::now();
+        while signal == Signal::SIGSTOP && !stands(pid)? {
+            if start.elapsed() > STOP_TIMEOUT {
+                bail!("{} runs on {STOP_TIMEOUT:?} after {signal}", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Sends a signal and waits until the process has ended.
@@ -206,4 +215,18 @@ impl Daemon {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether every thread of a process is stopped.
+fn stands(pid: u32) -> Result<bool> {
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // One that ended meanwhile runs no more.
+        let Ok(status) = std::fs::read_to_string(thread?.path().join("status")) else {
+            continue;
+        };
+        if !status.contains("\nState:\tT") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
