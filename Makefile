@@ -6,7 +6,7 @@
 #   make test    all tests: unit, property, store conformance, kernel, end to end
 #   make lint    format, clippy, documentation, dependencies: warnings are errors
 #   make soak    what takes long (nightly): five minutes without etcd under traffic and churn
-#   make test-vm the same network on Debian's own kernel, in virtual machines (root)
+#   make test-vm the end-to-end tests on Debian's own kernel, in virtual machines (root)
 #   make image   the container image as an OCI archive, without a container engine
 #   make kube-bins  Kubernetes and what it needs, built once into a cache (11 CPU minutes)
 #   make test-kube-store  the store's suite on a real API server of Kubernetes
@@ -50,11 +50,14 @@ soak: build
 	VIADUCT_BIN_DIR=$(CURDIR)/target/release VIADUCT_OUTAGE_SECONDS=300 \
 		cargo test --locked -p viaduct-e2e --test e2e -- zero_loss::pods_come_and_go
 
-# A list in BACKENDS says which; the kernel stays in a cache outside of here.
+# A list in BACKENDS says which; the kernel stays in a cache outside of here. The test
+# programs are built here and run inside, where nothing is compiled.
 test-vm: build
 	@tests/vm/setup.sh
 	cargo build --release --locked -p viaduct-vm
-	VIADUCT_BIN_DIR=$(CURDIR)/target/release tests/vm/run.sh
+	cargo test --release --locked --no-run --message-format json-render-diagnostics \
+		-p viaduct-e2e --test e2e -p viaduct-agent --test kernel >target/vm-tests.json
+	VIADUCT_BIN_DIR=$(CURDIR)/target/release tests/vm/run.sh target/vm-tests.json
 
 image: build
 	deploy/image/build.sh

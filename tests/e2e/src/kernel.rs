@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use viaduct_lab::{Node, command, netns};
+use viaduct_lab::{Backend, Node, command, netns};
 
 /// Everything of ours in a node's kernel, one line each, in a fixed order: links
 /// with MAC, MTU and state, addresses, routes, neighbours, FDB entries, settings.
@@ -72,6 +72,30 @@ fn settled(line: &str) -> String {
     settled.join(" ")
 }
 
+/// The backends whose link types this kernel has, VXLAN first. To be called in a lab.
+pub fn backends_of_the_kernel() -> Vec<Backend> {
+    let has = |backend: &Backend| {
+        let link_type = match backend {
+            Backend::Vxlan => "vxlan id 9 dstport 9",
+            Backend::Ipip => "ipip",
+            Backend::HostGw => return true,
+        };
+        let made = format!("link add try type {link_type} local 127.0.0.1\nlink del try\n");
+        command::ip_batch(&made).is_ok()
+    };
+    let all = [Backend::Vxlan, Backend::HostGw, Backend::Ipip];
+    all.into_iter().filter(has).collect()
+}
+
+/// How many lines of [`ours`] each block of a peer is.
+pub fn entries(backend: Backend) -> usize {
+    match backend {
+        // Route, neighbour, FDB.
+        Backend::Vxlan => 3,
+        Backend::Ipip | Backend::HostGw => 1,
+    }
+}
+
 /// Checks that a node holds exactly what its pods need: a link, a route, a
 /// neighbour and a ledger entry for each, no spooled DEL, no address in use beyond.
 ///
@@ -85,7 +109,7 @@ pub fn leaks(node: &Node) -> Result<()> {
         lines
             .iter()
             .filter(|line| line.starts_with(what) && line.contains(part))
-            .filter(|line| !line.contains("via.vx4"))
+            .filter(|line| !line.contains("via."))
             .count()
     };
     for (what, part) in [("link", "via"), ("route", "dev via"), ("neighbour", "via")] {

@@ -157,12 +157,13 @@ impl Daemon {
     pub fn kill(&self, signal: Signal) -> Result<ExitStatus> {
         self.signal(signal)?;
         let start = Instant::now();
+        let limit = crate::environment::scaled(STOP_TIMEOUT);
         loop {
             if let Some(status) = self.ended() {
                 return Ok(status);
             }
-            if start.elapsed() > STOP_TIMEOUT {
-                bail!("{} still runs {STOP_TIMEOUT:?} after {signal}", self.name);
+            if start.elapsed() > limit {
+                bail!("{} still runs {limit:?} after {signal}", self.name);
             }
             std::thread::sleep(Duration::from_millis(1));
         }

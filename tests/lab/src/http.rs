@@ -29,7 +29,7 @@ pub fn get(netns: &Path, server: SocketAddr, path: &str) -> Result<Answer> {
 /// # Errors
 /// As [`get`].
 pub fn get_here(server: SocketAddr, path: &str) -> Result<Answer> {
-    let timeout = Duration::from_secs(2);
+    let timeout = crate::environment::scaled(Duration::from_secs(2));
     let mut stream = TcpStream::connect_timeout(&server, timeout)
         .with_context(|| format!("http://{server}{path}"))?;
     stream.set_read_timeout(Some(timeout))?;

@@ -15,6 +15,7 @@ pub mod cni;
 pub mod command;
 pub mod control;
 pub mod daemon;
+pub mod environment;
 pub mod http;
 pub mod isolate;
 pub mod lab;

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use anyhow::{Result, ensure};
 use viaduct_model::Invalid;
 
+use crate::environment;
+
 /// The most nodes that fit the underlay 172.29.0.0/24.
 pub const MAX_NODES: usize = 200;
 
@@ -44,7 +46,7 @@ impl Default for LabOptions {
             datastore: Datastore::Sqlite,
             etcd_prefix: "/viaduct".to_owned(),
             pool: Some("10.64.0.0/16".to_owned()),
-            backend: Backend::Vxlan,
+            backend: environment::backend(),
             direct_routing: false,
             agent_args: Vec::new(),
             controller_args: Vec::new(),
@@ -60,6 +62,7 @@ impl LabOptions {
     /// # Errors
     /// Names the option and what is allowed.
     pub fn check(&self) -> Result<()> {
+        environment::check()?;
         ensure!(
             self.nodes <= MAX_NODES,
             "--nodes {} is not allowed: the lab's underlay 172.29.0.0/24 holds up to {MAX_NODES}",
@@ -70,6 +73,12 @@ impl LabOptions {
             "--direct-routing is not allowed with --backend host-gw, which always routes directly"
         );
         Ok(())
+    }
+
+    /// The link that routes to peers' blocks name.
+    pub fn way(&self) -> &'static str {
+        let tunnel = self.backend.tunnel().filter(|_| !self.direct_routing);
+        tunnel.unwrap_or(crate::underlay::NODE_LINK)
     }
 
     /// How pods' packets are to cross the underlay.
@@ -109,6 +118,24 @@ impl Backend {
             Backend::Vxlan => "vxlan",
             Backend::Ipip => "ipip",
             Backend::HostGw => "host-gw",
+        }
+    }
+
+    /// The tunnel's link, if there is one.
+    pub fn tunnel(self) -> Option<&'static str> {
+        match self {
+            Backend::Vxlan => Some("via.vx4"),
+            Backend::Ipip => Some("via.ipip"),
+            Backend::HostGw => None,
+        }
+    }
+
+    /// What the underlay's MTU has more than pods'.
+    pub fn overhead(self) -> u32 {
+        match self {
+            Backend::Vxlan => 50,
+            Backend::Ipip => 20,
+            Backend::HostGw => 0,
         }
     }
 

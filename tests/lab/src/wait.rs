@@ -4,12 +4,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// Tries until it works or `timeout` is over; then the last error is the answer.
+use crate::environment::scaled;
+
+/// Tries until it works or `timeout`, longer on a slow machine
+/// ([`PATIENCE`](crate::environment::PATIENCE)), is over; then the last error is the
+/// answer.
 ///
 /// # Errors
 /// The last error of `attempt`.
 pub fn eventually<T>(timeout: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
+    let timeout = scaled(timeout);
     let mut pause = Duration::from_millis(2);
     loop {
         match attempt() {

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use viaduct_lab::environment::scaled;
 use viaduct_lab::{Pod, eventually};
 
 /// The serial port as the guest sees it.
@@ -85,7 +86,7 @@ impl Port {
         let stream = eventually(Duration::from_secs(20), || {
             UnixStream::connect(path).with_context(|| path.display().to_string())
         })?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(scaled(PATIENCE)))?;
         Ok(Self {
             reader: BufReader::new(stream),
         })
@@ -115,7 +116,7 @@ impl Port {
         let length = self
             .reader
             .read_line(&mut line)
-            .with_context(|| format!("no answer within {PATIENCE:?}"))?;
+            .with_context(|| format!("no answer within {:?}", scaled(PATIENCE)))?;
         ensure!(length > 0, "the machine is off");
         Ok(line.trim_end().to_owned())
     }

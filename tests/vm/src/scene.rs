@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use viaduct_lab::environment::scaled;
 use viaduct_lab::matrix::{Matrix, NodeToPod, PodPair};
 use viaduct_lab::{in_parallel, underlay};
 
@@ -131,7 +132,7 @@ impl Host {
         self.ask::<()>(&Request::Stop)?;
         let on = locked(&self.on).take();
         let on = on.with_context(|| format!("{} is off", self.name))?;
-        let result = on.machine.result(GOING_OFF)?;
+        let result = on.machine.result(scaled(GOING_OFF))?;
         ensure!(result == 0, "machine {} ended with {result}", self.name);
         Ok(())
     }

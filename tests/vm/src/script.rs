@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
+use viaduct_lab::environment;
 
 use crate::ScriptArgs;
 use crate::image::Hardware;
@@ -14,7 +15,7 @@ pub(crate) fn run(args: &ScriptArgs) -> Result<ExitCode> {
     let hardware = Hardware {
         name: "vm".to_owned(),
         cpus: 2,
-        memory: 1024,
+        memory: 1536,
         plug: None,
     };
     let machine = Machine::on(&args.image, &hardware, &script(&args.command), true)?;
@@ -22,14 +23,19 @@ pub(crate) fn run(args: &ScriptArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
+/// What this program's environment says to tests and is said inside too.
+const TOLD: [&str; 3] = ["VIADUCT_BIN_DIR", environment::PATIENCE, "BACKENDS"];
+
 /// A shell script that runs a command in the directory and with the programs under
 /// test that this program was started with.
 pub(crate) fn script(command: &[String]) -> String {
     let dir = std::env::current_dir().map(|dir| dir.display().to_string());
     let mut lines = vec!["#!/bin/sh".to_owned()];
     lines.push(format!("cd {}", quoted(&dir.unwrap_or("/".to_owned()))));
-    if let Ok(dir) = std::env::var("VIADUCT_BIN_DIR") {
-        lines.push(format!("export VIADUCT_BIN_DIR={}", quoted(&dir)));
+    for name in TOLD {
+        if let Ok(value) = std::env::var(name) {
+            lines.push(format!("export {name}={}", quoted(&value)));
+        }
     }
     let words: Vec<String> = command.iter().map(|word| quoted(word)).collect();
     lines.push(format!("exec {}", words.join(" ")));

@@ -17,10 +17,15 @@ fn subnet_env_holds_flannels_four_keys() {
                 anyhow::bail!("not four lines: {text}");
             };
             ensure!(network == "FLANNEL_NETWORK=10.64.0.0/16", "{text}");
-            ensure!(mtu == "FLANNEL_MTU=1450", "{text}");
+            let backend = lab.options().backend;
+            let fits = 1500 - backend.overhead();
+            ensure!(mtu == format!("FLANNEL_MTU={fits}"), "{text}");
             ensure!(masquerade == "FLANNEL_IPMASQ=true", "{text}");
+            let Some(tunnel) = backend.tunnel() else {
+                continue;
+            };
             // The node's own address with its block's length.
-            let own = node.ip("-4 -o addr show dev via.vx4")?;
+            let own = node.ip(&format!("-4 -o addr show dev {tunnel}"))?;
             let address = own
                 .split_whitespace()
                 .skip_while(|word| *word != "inet")
@@ -165,11 +170,13 @@ fn the_underlay_is_the_default_routes_or_what_a_flag_says_and_never_guessed() {
             with(right);
             node.start_agent()?;
             node.await_ready(READY_TIMEOUT)?;
-            let link = node.ip("-d link show via.vx4")?;
-            ensure!(
-                link.contains(&format!("local {address} ")),
-                "{right:?}: {link}"
-            );
+            if let Some(tunnel) = lab.options().backend.tunnel() {
+                let link = node.ip(&format!("-d link show {tunnel}"))?;
+                ensure!(
+                    link.contains(&format!("local {address} ")),
+                    "{right:?}: {link}"
+                );
+            }
             node.kill_agent(Signal::SIGTERM)?;
         }
         Ok(())

@@ -2,13 +2,21 @@
 //! another and back.
 
 use anyhow::{Context, Result, ensure};
-use viaduct_e2e::{Losses, Pinging, eventually, everybody_pings, leaks, ours, viaductctl};
+use viaduct_e2e::{
+    Losses, Pinging, backends_of_the_kernel, eventually, everybody_pings, leaks, ours, viaductctl,
+};
 use viaduct_lab::{Backend, Echo, Lab, LabOptions, Matrix, Node, Signal, in_lab};
 
-fn with(backend: Backend, direct_routing: bool) -> LabOptions {
+fn with(backend: Backend) -> LabOptions {
     LabOptions {
         backend,
-        direct_routing,
+        ..LabOptions::default()
+    }
+}
+
+fn direct_routing() -> LabOptions {
+    LabOptions {
+        direct_routing: true,
         ..LabOptions::default()
     }
 }
@@ -23,7 +31,7 @@ fn proved(lab: &Lab) -> Result<()> {
 
 #[test]
 fn host_gw_carries_pods_packets_as_they_are_and_with_the_underlays_whole_mtu() {
-    in_lab(with(Backend::HostGw, false), |lab| {
+    in_lab(with(Backend::HostGw), |lab| {
         proved(lab)?;
         let pods = lab.pods();
         let mtu = pods.first().context("no pod")?.mtu()?;
@@ -38,7 +46,7 @@ fn host_gw_carries_pods_packets_as_they_are_and_with_the_underlays_whole_mtu() {
 
 #[test]
 fn with_direct_routing_nodes_on_one_network_need_no_tunnel() {
-    in_lab(with(Backend::Vxlan, true), |lab| {
+    in_lab(direct_routing(), |lab| {
         proved(lab)?;
         Ok(())
     });
@@ -61,17 +69,21 @@ fn change(node: &Node, backend: &str) -> Result<()> {
 fn a_cluster_changes_its_backend_node_by_node_and_back() {
     let options = LabOptions {
         nodes: 3,
-        ..with(Backend::Vxlan, false)
+        ..with(Backend::Vxlan)
     };
     in_lab(options, |lab| {
         let pods = lab.pods();
-        for backend in ["host-gw", "vxlan"] {
+        // To each that the kernel has, and back from it.
+        let kernel = backends_of_the_kernel();
+        let others = kernel.iter().filter(|backend| **backend != Backend::Vxlan);
+        for backend in others.flat_map(|other| [*other, Backend::Vxlan]) {
+            let name = backend.name();
             let streams =
                 [(0, 1), (1, 2), (2, 0)].map(|(from, to)| Pinging::start(&pods[from], &pods[to]));
             let streams = streams.into_iter().collect::<Result<Vec<_>>>()?;
             let nodes = lab.nodes();
             for (done, node) in nodes.iter().enumerate() {
-                change(node, backend)?;
+                change(node, name)?;
                 node.await_ready(viaduct_e2e::PATIENCE)?;
                 if done == 0 {
                     refused_by_name(lab, node, nodes[1].name())?;
@@ -81,14 +93,19 @@ fn a_cluster_changes_its_backend_node_by_node_and_back() {
             for (stream, pair) in streams.into_iter().zip(["1-2", "2-3", "3-1"]) {
                 let Losses { sent, lost } = stream.stop()?;
                 println!(
-                    "to {backend}, nodes {pair}: {} of {sent} packets lost, 10 ms each",
+                    "to {name}, nodes {pair}: {} of {sent} packets lost, 10 ms each",
                     lost.len()
                 );
             }
             for node in &nodes {
                 let kernel = ours(node)?.join("\n");
-                let tunnel = kernel.contains("via.vx4");
-                ensure!(tunnel == (backend == "vxlan"), "{}: {kernel}", node.name());
+                for tunnel in [Backend::Vxlan, Backend::Ipip]
+                    .into_iter()
+                    .filter_map(Backend::tunnel)
+                {
+                    let right = kernel.contains(tunnel) == (backend.tunnel() == Some(tunnel));
+                    ensure!(right, "{name} on {}: {kernel}", node.name());
+                }
                 eventually(|| {
                     let ready = node.readyz()?;
                     ensure!(ready.body.trim() == "ok", "{ready:?}");
@@ -115,7 +132,7 @@ fn refused_by_name(lab: &Lab, node: &Node, peer: &str) -> Result<()> {
 
 #[test]
 fn a_peer_that_is_not_adjacent_is_named_everywhere_and_routed_again_when_it_is() {
-    in_lab(with(Backend::HostGw, false), |lab| {
+    in_lab(with(Backend::HostGw), |lab| {
         let (near, far) = (lab.node("n1")?, lab.node("n2")?);
         let address = far.address();
         let route = || -> Result<bool> {
@@ -153,14 +170,15 @@ fn a_peer_that_is_not_adjacent_is_named_everywhere_and_routed_again_when_it_is()
 
 #[test]
 fn direct_routing_switches_to_the_tunnel_and_back_while_packets_flow() {
-    in_lab(with(Backend::Vxlan, true), |lab| {
+    in_lab(direct_routing(), |lab| {
+        let tunnel = lab.options().backend.tunnel().context("no tunnel")?;
         let pods = lab.pods();
         let (n1, n2) = (lab.node("n1")?, lab.node("n2")?);
         let stream = Pinging::start(&pods[0], &pods[1])?;
         let device = |node: &Node, peer: &Node| -> Result<String> {
             let routes = node.ip("route show proto 87")?;
             let direct = routes.contains(&format!("via {} dev eth0", peer.address()));
-            Ok(if direct { "eth0" } else { "via.vx4" }.to_owned())
+            Ok(if direct { "eth0" } else { tunnel }.to_owned())
         };
         let both = |wanted: &str| {
             eventually(|| {
@@ -181,7 +199,7 @@ fn direct_routing_switches_to_the_tunnel_and_back_while_packets_flow() {
                  ip route replace default via 172.29.0.1 dev eth0"
             );
             n1.run("sh", &["-ec", &narrow])?;
-            both("via.vx4")?;
+            both(tunnel)?;
             let wide = format!(
                 "ip route del 172.29.0.0/24; ip addr add {ip}/24 dev eth0; \
                  ip addr del {ip}/32 dev eth0; ip route replace default via 172.29.0.1 dev eth0"

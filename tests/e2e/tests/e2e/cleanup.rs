@@ -78,13 +78,14 @@ fn cleanup_with_the_agent_dead_leaves_the_host_as_it_was_before() {
             planned.replace("would remove", "removed") == done,
             "planned:\n{planned}\ndone:\n{done}"
         );
-        for part in [
-            "via.vx4",
+        let always = [
             "10.64.",
             "nftables table inet viaduct",
             "nftables table netdev viaduct",
             "endpoints",
-        ] {
+        ];
+        let tunnel = lab.options().backend.tunnel();
+        for part in always.into_iter().chain(tunnel) {
             ensure!(done.contains(part), "{part} is not in\n{done}");
         }
         let left = difference(&before, &everything(&node)?);

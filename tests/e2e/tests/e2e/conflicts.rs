@@ -9,7 +9,7 @@ fn a_foreign_route_to_a_peers_block_is_named_everywhere_and_never_deleted() {
     in_lab(LabOptions::default(), |lab| {
         let node = lab.node("n1")?;
         let block = node
-            .ip("route show proto 87 dev via.vx4")?
+            .ip(&format!("route show proto 87 dev {}", lab.options().way()))?
             .split_whitespace()
             .next()
             .map(str::to_owned)

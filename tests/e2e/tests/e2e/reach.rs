@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use viaduct_e2e::{Raw, eventually, leaks};
-use viaduct_lab::{Datastore, Lab, LabOptions, Matrix, Signal, command, in_lab};
+use viaduct_lab::{Backend, Datastore, Lab, LabOptions, Matrix, Signal, command, in_lab};
 use viaduct_model::Kind;
 
 fn options(datastore: Datastore) -> LabOptions {
@@ -65,7 +65,9 @@ fn every_pod_reaches_every_pod_on_etcd_whose_keys_a_person_can_follow() {
             };
             let value: Value = serde_json::from_str(value)?;
             let place = key.strip_prefix("/viaduct/v1/").unwrap_or_default();
-            check_record(place, &value).map_err(|error| error.context(format!("{key} {value}")))?;
+            let backend = lab.options().backend;
+            check_record(backend, place, &value)
+                .map_err(|error| error.context(format!("{key} {value}")))?;
             seen.insert(place.to_owned());
         }
         let wanted = [
@@ -90,7 +92,7 @@ fn every_pod_reaches_every_pod_on_etcd_whose_keys_a_person_can_follow() {
 }
 
 /// Checks one record against the documented format.
-fn check_record(place: &str, value: &Value) -> Result<()> {
+fn check_record(backend: Backend, place: &str, value: &Value) -> Result<()> {
     let (kind, name) = place.split_once('/').unwrap_or_default();
     let fields: Vec<&str> = value
         .as_object()
@@ -129,9 +131,14 @@ fn check_record(place: &str, value: &Value) -> Result<()> {
             let number: u8 = name.trim_start_matches('n').parse()?;
             ensure!(value["underlay"] == json!({"v4": format!("172.29.0.{}", 10 + number)}));
             ensure!(value["underlayNetworks"] == json!(["172.29.0.0/24"]));
-            ensure!(value["backend"]["type"] == "vxlan" && value["backend"]["vni"] == 1);
-            ensure!(value["backend"]["port"] == 8472 && value["backend"]["vtepMac"].is_string());
-            ensure!(value["mtu"] == 1450 && value["overlay"]["v4"].is_string());
+            ensure!(value["backend"]["type"] == backend.name());
+            if backend == Backend::Vxlan {
+                let carrier = &value["backend"];
+                ensure!(carrier["vni"] == 1 && carrier["port"] == 8472);
+                ensure!(carrier["vtepMac"].is_string());
+            }
+            ensure!(value["mtu"] == 1500 - backend.overhead());
+            ensure!(value["overlay"]["v4"].is_string());
         }
         "claims" => {
             has(&[
@@ -178,7 +185,9 @@ fn a_network_that_does_not_carry_is_told_from_one_that_does() {
     in_lab(LabOptions::default(), |lab| {
         let node = lab.node("n1")?;
         node.kill_agent(Signal::SIGKILL)?;
-        node.ip("link del via.vx4")?;
+        let way = lab.options().way();
+        node.ip(&format!("route flush proto 87 dev {way}"))?;
+        node.ip("route del default")?;
         let matrix = Matrix::run(lab)?;
         let broken = matrix
             .pods

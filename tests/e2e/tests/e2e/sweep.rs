@@ -1,9 +1,9 @@
 //! What is no longer wanted goes; what is not ours stays.
 
 use anyhow::ensure;
-use viaduct_e2e::{Raw, eventually, everybody_pings, ours};
+use viaduct_e2e::{Raw, entries, eventually, everybody_pings, ours};
 use viaduct_lab::node::READY_TIMEOUT;
-use viaduct_lab::{LabOptions, Signal, in_lab};
+use viaduct_lab::{Backend, LabOptions, Signal, in_lab};
 use viaduct_model::Kind;
 
 #[test]
@@ -14,14 +14,17 @@ fn a_peer_that_was_removed_while_the_agent_was_down_is_swept_at_its_start() {
     };
     in_lab(options, |lab| {
         let (node, gone) = (lab.node("n1")?, lab.node("n3")?);
+        let each = entries(lab.options().backend);
+        let way = format!("dev {} ", lab.options().way());
         let via = |lines: &[String]| {
-            lines
-                .iter()
-                .filter(|line| line.contains("dev via.vx4"))
-                .count()
+            let tunnelled = |line: &&String| !line.starts_with("setting") && line.contains(&way);
+            lines.iter().filter(tunnelled).count()
         };
         let before = ours(&node)?;
-        ensure!(via(&before) == 6, "two peers of three entries: {before:#?}");
+        ensure!(
+            via(&before) == 2 * each,
+            "two peers of {each} entries: {before:#?}"
+        );
         node.kill_agent(Signal::SIGKILL)?;
         gone.agent().stop()?;
         let raw = Raw::open(lab)?;
@@ -34,7 +37,7 @@ fn a_peer_that_was_removed_while_the_agent_was_down_is_swept_at_its_start() {
         node.await_ready(READY_TIMEOUT)?;
         eventually(|| {
             let now = ours(&node)?;
-            ensure!(via(&now) == 3, "one peer of three entries: {now:#?}");
+            ensure!(via(&now) == each, "one peer of {each} entries: {now:#?}");
             ensure!(
                 !now.iter().any(|line| line.contains("172.29.0.13")),
                 "still there: {now:#?}"
@@ -53,21 +56,18 @@ fn what_looks_like_ours_but_is_wanted_by_nobody_goes_and_what_is_foreign_stays()
         let before = ours(&node)?;
         node.kill_agent(Signal::SIGKILL)?;
         // Left by an agent of a former life.
-        node.ip("route add 10.64.200.0/26 via 10.64.200.0 dev via.vx4 onlink proto 87")?;
-        node.ip("neigh add 10.64.200.0 lladdr 02:00:00:00:00:01 dev via.vx4 nud permanent")?;
-        node.run(
-            "bridge",
-            &[
-                "fdb",
-                "add",
-                "02:00:00:00:00:01",
-                "dev",
-                "via.vx4",
-                "dst",
-                "172.29.0.99",
-            ],
-        )?;
-        node.ip("addr add 10.64.200.0/32 dev via.vx4")?;
+        let way = lab.options().way();
+        node.ip(&format!(
+            "route add 10.64.200.0/26 via 172.29.0.99 dev {way} onlink proto 87"
+        ))?;
+        if let Some(tunnel) = lab.options().backend.tunnel() {
+            node.ip(&format!("addr add 10.64.200.0/32 dev {tunnel}"))?;
+        }
+        if lab.options().backend == Backend::Vxlan {
+            node.ip("neigh add 10.64.200.0 lladdr 02:00:00:00:00:01 dev via.vx4 nud permanent")?;
+            let entry = "fdb add 02:00:00:00:00:01 dev via.vx4 dst 172.29.0.99";
+            node.run("bridge", &entry.split(' ').collect::<Vec<_>>())?;
+        }
         node.ip("link add via0123456789ab type veth peer name leftover")?;
         // Somebody else's.
         node.ip("route add 10.64.201.0/26 via 172.29.0.1 proto static")?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use viaduct_e2e::{eventually, everybody_pings, viaductctl};
+use viaduct_e2e::{backends_of_the_kernel, eventually, everybody_pings, viaductctl};
 use viaduct_lab::{Backend, Echo, Lab, LabOptions, Node, Pod, command, in_lab, netns, underlay};
 
 /// The blocks and whose they are.
@@ -48,13 +48,6 @@ fn ready(node: &Node) -> Result<()> {
         ensure!(ready.body.trim() == "ok", "{ready:?}");
         Ok(())
     })
-}
-
-fn with(backend: Backend) -> LabOptions {
-    LabOptions {
-        backend,
-        ..LabOptions::default()
-    }
 }
 
 fn follows(lab: &Lab) -> Result<()> {
@@ -111,8 +104,8 @@ fn follows(lab: &Lab) -> Result<()> {
 }
 
 #[test]
-fn a_vxlan_node_keeps_its_blocks_while_its_underlay_changes_goes_down_and_comes_back() {
-    in_lab(with(Backend::Vxlan), |lab| {
+fn a_node_keeps_its_blocks_while_its_underlay_changes_goes_down_and_comes_back() {
+    in_lab(LabOptions::default(), |lab| {
         follows(lab)?;
         Ok(())
     });
@@ -120,7 +113,11 @@ fn a_vxlan_node_keeps_its_blocks_while_its_underlay_changes_goes_down_and_comes_
 
 #[test]
 fn a_host_gw_node_keeps_its_blocks_while_its_underlay_changes_goes_down_and_comes_back() {
-    in_lab(with(Backend::HostGw), |lab| {
+    let options = LabOptions {
+        backend: Backend::HostGw,
+        ..LabOptions::default()
+    };
+    in_lab(options, |lab| {
         follows(lab)?;
         Ok(())
     });
@@ -181,10 +178,14 @@ fn a_changed_mtu_is_followed_and_running_transfers_survive_it_both_ways() {
     in_lab(LabOptions::default(), |lab| {
         let (n1, n2) = (lab.node("n1")?, lab.node("n2")?);
         let pods = lab.pods();
+        let backend = lab.options().backend;
+        let (small, large) = (1400 - backend.overhead(), 1500 - backend.overhead());
         let tunnel = |node: &Node, mtu: u32| {
             eventually(|| {
-                let link = node.ip("-o link show via.vx4")?;
-                ensure!(link.contains(&format!("mtu {mtu} ")), "not {mtu}: {link}");
+                if let Some(tunnel) = backend.tunnel() {
+                    let link = node.ip(&format!("-o link show {tunnel}"))?;
+                    ensure!(link.contains(&format!("mtu {mtu} ")), "not {mtu}: {link}");
+                }
                 ensure!(node.readyz()?.body.trim() == "ok", "{:?}", node.readyz()?);
                 Ok(())
             })
@@ -196,28 +197,28 @@ fn a_changed_mtu_is_followed_and_running_transfers_survive_it_both_ways() {
         std::thread::sleep(Duration::from_secs(1));
         // Only one node's own network shrinks: its peer must know it from its record.
         n1.ip("link set eth0 mtu 1400")?;
-        tunnel(&n1, 1350)?;
-        tunnel(&n2, 1450)?;
+        tunnel(&n1, small)?;
+        tunnel(&n2, large)?;
         eventually(|| {
             let routes = n2.ip("route show proto 87")?;
-            ensure!(routes.contains("mtu 1350"), "{routes}");
+            ensure!(routes.contains(&format!("mtu {small}")), "{routes}");
             Ok(())
         })?;
         let new = n1.add_pod("small")?;
-        ensure!(new.mtu()? == 1350, "a new pod has {}", new.mtu()?);
-        new.ping(pods[1].ip, Echo::whole(1350))?;
+        ensure!(new.mtu()? == small, "a new pod has {}", new.mtu()?);
+        new.ping(pods[1].ip, Echo::whole(small))?;
         pods[1].ping(new.ip, Echo::default())?;
         std::thread::sleep(Duration::from_secs(2));
         n1.ip("link set eth0 mtu 1500")?;
-        tunnel(&n1, 1450)?;
+        tunnel(&n1, large)?;
         eventually(|| {
             let routes = n2.ip("route show proto 87")?;
             ensure!(!routes.contains("mtu"), "{routes}");
             Ok(())
         })?;
-        let large = n1.add_pod("large")?;
-        ensure!(large.mtu()? == 1450, "a new pod has {}", large.mtu()?);
-        large.ping(pods[1].ip, Echo::whole(1450))?;
+        let new = n1.add_pod("large")?;
+        ensure!(new.mtu()? == large, "a new pod has {}", new.mtu()?);
+        new.ping(pods[1].ip, Echo::whole(large))?;
         for (stream, way) in streams.into_iter().zip(["out of", "into"]) {
             let stalls = stream.stalls(true)?;
             println!(
@@ -260,7 +261,8 @@ fn an_mtu_that_cannot_work_is_refused_with_the_number_that_can() {
         },
         |lab| {
             let node = lab.new_node()?;
-            for (backend, fits) in [("vxlan", 1450), ("host-gw", 1500)] {
+            for backend in backends_of_the_kernel() {
+                let (backend, fits) = (backend.name(), 1500 - backend.overhead());
                 let asked = (fits + 1).to_string();
                 let mut args = node.agent().args();
                 let at = args

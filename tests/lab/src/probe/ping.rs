@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::environment::scaled;
+
 /// IPv4 and ICMP headers: what a ping's size does not count.
 const HEADERS: u32 = 28;
 
@@ -17,7 +19,7 @@ pub struct Echo {
     pub packet: Option<u32>,
     /// Whether fragmenting it is forbidden.
     pub dont_fragment: bool,
-    /// How long to wait for the reply.
+    /// How long to wait for the reply; longer on a slow machine.
     pub wait: Duration,
 }
 
@@ -43,7 +45,7 @@ impl Echo {
 
     fn args(self, to: IpAddr) -> Vec<String> {
         let mut args: Vec<String> = ["-n", "-q", "-c", "1", "-W"].map(str::to_owned).into();
-        args.push(format!("{:.3}", self.wait.as_secs_f64()));
+        args.push(format!("{:.3}", scaled(self.wait).as_secs_f64()));
         if let Some(packet) = self.packet {
             args.extend(["-s".to_owned(), packet.saturating_sub(HEADERS).to_string()]);
         }
@@ -86,7 +88,7 @@ pub fn ping(netns: &Path, to: IpAddr, echo: Echo) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     match said.lines().map(str::trim).find(|line| !line.is_empty()) {
         Some(line) => anyhow::bail!("{line}"),
-        None => anyhow::bail!("no reply within {:?}", echo.wait),
+        None => anyhow::bail!("no reply within {:?}", scaled(echo.wait)),
     }
 }
 

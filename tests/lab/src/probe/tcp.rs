@@ -16,6 +16,8 @@ use anyhow::{Context, Result, ensure};
 use rand::{Rng, SeedableRng};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
+use crate::environment::scaled;
+
 /// For a connection; longer than it takes to send a lost SYN twice more is of no use.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -130,8 +132,8 @@ impl Drop for Server {
 }
 
 fn answer(mut stream: TcpStream, payload: &Payload) -> Result<()> {
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(scaled(TIMEOUT)))?;
+    stream.set_write_timeout(Some(scaled(TIMEOUT)))?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     let peer = stream.peer_addr()?.ip();
@@ -149,11 +151,14 @@ fn answer(mut stream: TcpStream, payload: &Payload) -> Result<()> {
 /// When it cannot be reached, or a byte is missing or another than was sent.
 pub fn transfer(netns: &Path, server: SocketAddr, payload: &Payload) -> Result<Transfer> {
     let mut stream = crate::netns::within(netns, || {
-        Ok(TcpStream::connect_timeout(&server, CONNECT_TIMEOUT)?)
+        Ok(TcpStream::connect_timeout(
+            &server,
+            scaled(CONNECT_TIMEOUT),
+        )?)
     })
     .context("connecting")?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(scaled(TIMEOUT)))?;
+    stream.set_write_timeout(Some(scaled(TIMEOUT)))?;
     stream.write_all(&payload.bytes).context("sending")?;
     stream.shutdown(Shutdown::Write)?;
     let mut answer = Vec::new();
