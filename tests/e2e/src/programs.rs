@@ -1,6 +1,9 @@
 //! Running the programs for what they say and exit with.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use viaduct_lab::environment::scaled;
 use viaduct_lab::{Lab, binaries, command};
 
 /// What a run of a program came to.
@@ -14,18 +17,18 @@ pub struct Run {
     pub stderr: String,
 }
 
-/// How long a program may run that is to refuse its input, in seconds.
-const REFUSES_WITHIN: &str = "10";
+/// How long a program may run that is to refuse its input.
+const REFUSES_WITHIN: Duration = Duration::from_secs(10);
 
 /// Runs a program of the lab to its end, in the lab's own namespace. One that does
-/// not end is ended after ten seconds, with code 124.
+/// not end is ended after ten seconds (more on a slow machine), with code 124.
 ///
 /// # Errors
 /// When it cannot be started.
 pub fn run(program: &str, args: &[&str], env: &[(String, String)]) -> Result<Run> {
     let mut command = command::command("timeout");
     command
-        .arg(REFUSES_WITHIN)
+        .arg(scaled(REFUSES_WITHIN).as_secs().to_string())
         .arg(binaries::program(program))
         .args(args)
         .envs(env.iter().cloned());

@@ -105,7 +105,8 @@ fn once_registers_programs_the_kernel_and_ends() {
         let status = eventually(|| node.agent().ended().context("it still runs"))?;
         ensure!(status.success(), "{status}");
         let lines = ours(&node)?;
-        let peers = lines.iter().filter(|line| line.starts_with("fdb")).count();
+        let to_peer = |line: &&String| line.starts_with("route") && line.contains(" via ");
+        let peers = lines.iter().filter(to_peer).count();
         ensure!(peers == 2, "{lines:#?}");
         Ok(())
     });

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use viaduct_e2e::{backends_of_the_kernel, eventually, everybody_pings, viaductctl};
+use viaduct_lab::environment::scaled;
 use viaduct_lab::{Backend, Echo, Lab, LabOptions, Node, Pod, command, in_lab, netns, underlay};
 
 /// The blocks and whose they are.
@@ -274,7 +275,8 @@ fn an_mtu_that_cannot_work_is_refused_with_the_number_that_can() {
                 let args: Vec<&str> = args.iter().map(String::as_str).collect();
                 let program = viaduct_lab::binaries::program("viaduct-agent");
                 let mut agent = command::command("timeout");
-                agent.arg("10").arg(program).args(&args);
+                let limit = scaled(Duration::from_secs(10)).as_secs().to_string();
+                agent.arg(limit).arg(program).args(&args);
                 let output = netns::within(node.netns(), || Ok(agent.output()?))?;
                 let said = String::from_utf8_lossy(&output.stderr);
                 ensure!(
