@@ -104,8 +104,8 @@ fn the_outside_sees_the_nodes_address_and_pods_and_exempt_hosts_see_the_pods() {
         // A node's own packets are nobody's business.
         let overlay = seen(&there.netns, there.ip, n1.netns())?;
         ensure!(
-            n1.ip("-4 addr show dev via.vx4")?
-                .contains(&format!("inet {overlay}/32")),
+            n1.ip(&format!("-4 addr show dev {}", lab.options().way()))?
+                .contains(&format!("inet {overlay}/")),
             "the node is seen as {overlay}"
         );
         sees(&outside, OUTSIDE, n1.netns(), n1.address().into())?;
