@@ -44,11 +44,13 @@ pub fn ours(node: &Node) -> Result<Vec<String>> {
         line.contains("dev via") && line.contains(" dst ")
     });
     for family in ["4", "6"] {
-        // Another reader than the agent's, and in the node's own namespace.
+        // Another reader than the agent's, and in the node's own namespace; without a
+        // process for each value, which take long where they are emulated.
         let script = format!(
             "cd /proc/sys/net/ipv{family}/conf && for link in via*; do \
              for key in forwarding rp_filter accept_ra; do \
-             [ -e $link/$key ] && echo ipv{family} $link $key $(cat $link/$key); done; done; true"
+             [ -e $link/$key ] && read -r value < $link/$key && \
+             echo ipv{family} $link $key $value; done; done; true"
         );
         take("setting", node.run("sh", &["-c", &script])?, |_| true);
     }
