@@ -68,7 +68,7 @@ kube-bins:
 
 # The programs of Kubernetes are built once, into a cache outside of here.
 test-kube-store:
-	VIADUCT_KUBE_BINS="$$(tests/kube/build.sh)/bin" cargo test --locked -p viaduct-datastore --test kube
+	VIADUCT_KUBE_BINS="$$(tests/kube/build.sh)/bin" cargo test --locked -p viaduct-datastore -p viaduct-controller --test kube
 
 bench: build
 	cargo bench --locked -p viaduct-model
@@ -77,7 +77,7 @@ bench: build
 lint: deps
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo clippy -p viaduct-datastore --test kube --locked -- -D warnings
+	cargo clippy -p viaduct-datastore -p viaduct-controller --test kube --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
 	cargo deny check bans licenses sources

@@ -27,7 +27,7 @@ use crate::node::Identity;
 use crate::run_dir::RunDir;
 use crate::state::{DataplaneReport, UnderlayTrouble};
 use crate::steward;
-use crate::{http, registrar, view};
+use crate::{announcer, http, registrar, view};
 
 /// How long the node counts as alive after its agent was last heard of. Short, so
 /// that a name is free again soon after a machine died.
@@ -54,7 +54,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let listener = http::bind(flags.http).await?;
     let store = viaduct_datastore::open(&options).await?;
-    let identity = Identity {
+    let mut identity = Identity {
         name,
         incarnation: run_dir.incarnation().to_owned(),
         host,
@@ -125,6 +125,13 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         holding = take_name(&store, &identity, &first) => holding?,
         () = shutdown.requested() => return Ok(()),
     };
+    add_labels(&store, &mut identity).await;
+    tokio::spawn(announcer::run(
+        store.clone(),
+        identity.name.clone(),
+        reports.clone(),
+        views.clone(),
+    ));
     let (record, records) = watch::channel(None);
     tokio::spawn(registrar::keep(
         store.clone(),
@@ -181,6 +188,21 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     cni.stop().await;
     holding.release().await;
     Ok(())
+}
+
+/// Adds the labels that the cluster itself has on this node to those of the flags, which
+/// come first. As they are now: a change counts from the next start.
+async fn add_labels(store: &SharedStore, identity: &mut Identity) {
+    match store.node_labels(identity.name.as_str()).await {
+        Ok(labels) => {
+            for (key, value) in labels {
+                identity.labels.entry(key).or_insert(value);
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "this node's labels in the cluster cannot be read; pools select it by --node-label alone");
+        }
+    }
 }
 
 /// Takes hold of the node's claim, which is what makes the name ours alone.

@@ -1,5 +1,6 @@
 //! The trait that every store implements, and the plain types it speaks.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -202,6 +203,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// itself ([`Presence::Nodes`]).
     async fn node_stands(&self, _name: &str) -> Result<Option<bool>, StoreError> {
         Ok(None)
+    }
+
+    /// The labels that the cluster itself has on a node; none where it knows of no nodes.
+    async fn node_labels(&self, _name: &str) -> Result<BTreeMap<String, String>, StoreError> {
+        Ok(BTreeMap::new())
+    }
+
+    /// Tells the cluster itself that pods of this node have a network, if it does not know
+    /// that yet. Never tells the contrary.
+    async fn announce_network(&self, _name: &str) -> Result<(), StoreError> {
+        Ok(())
     }
 
     /// Reads one record.

@@ -17,6 +17,7 @@ mod resource;
 mod server;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -290,6 +291,14 @@ impl Store for KubeStore {
 
     async fn node_stands(&self, name: &str) -> Result<Option<bool>, StoreError> {
         owner::stands(&self.server, name).await.map(Some)
+    }
+
+    async fn node_labels(&self, name: &str) -> Result<BTreeMap<String, String>, StoreError> {
+        owner::labels(&self.server, name).await
+    }
+
+    async fn announce_network(&self, name: &str) -> Result<(), StoreError> {
+        owner::announce_network(&self.server, &self.manager, name).await
     }
 
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Entry>, StoreError> {

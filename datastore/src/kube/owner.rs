@@ -1,9 +1,13 @@
-//! The Node that a node's own records belong to.
+//! The Node that a node's own records belong to, and what is read of it and told to it.
 //!
 //! The API server deletes them when their Node is deleted, by the Node's uid, so that a
 //! Node that comes back under its old name starts anew. And whoever writes them must run
 //! on that Node: the kernel's boot id is what tells.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
 use kube::core::params::GetParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,15 +19,30 @@ use crate::store::StoreError;
 /// As much of a Node as matters here.
 #[derive(Debug, Deserialize)]
 struct Node {
-    metadata: super::resource::Metadata,
+    metadata: NodeMetadata,
     #[serde(default)]
     status: NodeStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct NodeMetadata {
+    uid: String,
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct NodeStatus {
     node_info: NodeInfo,
+    conditions: Vec<NodeCondition>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct NodeCondition {
+    r#type: String,
+    status: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -40,6 +59,66 @@ async fn node(server: &Server, name: &str) -> Result<Option<Node>, Fault> {
         // A cluster without Nodes does not exist, so it is the object.
         Err(Fault::NoObject | Fault::NoKind) => Ok(None),
         Err(fault) => Err(fault),
+    }
+}
+
+impl Node {
+    /// Whether somebody said already that its pods have a network.
+    fn has_network(&self) -> bool {
+        let conditions = &self.status.conditions;
+        conditions
+            .iter()
+            .any(|c| c.r#type == NETWORK_UNAVAILABLE && c.status == "False")
+    }
+}
+
+/// The condition by which Kubernetes keeps pods away from a node without a network.
+const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
+
+/// The Node's labels.
+pub(super) async fn labels(
+    server: &Server,
+    name: &str,
+) -> Result<BTreeMap<String, String>, StoreError> {
+    let node = node(server, name).await.map_err(|e| server.error(e))?;
+    Ok(node.map(|node| node.metadata.labels).unwrap_or_default())
+}
+
+/// Says on the Node that its pods have a network, unless that is said there.
+pub(super) async fn announce_network(
+    server: &Server,
+    manager: &str,
+    name: &str,
+) -> Result<(), StoreError> {
+    let there = node(server, name).await.map_err(|e| server.error(e))?;
+    if there.is_none_or(|node| node.has_network()) {
+        return Ok(());
+    }
+    let now = Timestamp::now().to_string();
+    // Applied: of the Node's conditions this one is ours and no other.
+    let patch = Patch::Apply(json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": { "name": name },
+        "status": { "conditions": [{
+            "type": NETWORK_UNAVAILABLE,
+            "status": "False",
+            "reason": "ViaductReady",
+            "message": "the kernel is verified to be as the cluster wants it",
+            "lastHeartbeatTime": now,
+            "lastTransitionTime": now,
+        }] },
+    }));
+    let params = PatchParams::apply(manager).force();
+    let request = kube::core::Request::new("/api/v1/nodes")
+        .patch_subresource("status", name, &params, &patch);
+    let told = async {
+        let call = Call::new("patch", "nodes/status", request)?;
+        server.call::<Value>(&call).await.map(drop)
+    };
+    match told.await {
+        Ok(()) | Err(Fault::NoObject) => Ok(()),
+        Err(fault) => Err(server.error(fault)),
     }
 }
 

@@ -138,7 +138,9 @@ impl ApiServer {
         for file in std::fs::read_dir(dir).unwrap() {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
             let crd: Value = serde_saphyr::from_str(&text).unwrap();
-            self.create(path, &crd).await.unwrap();
+            if crd["kind"] == "CustomResourceDefinition" {
+                self.create(path, &crd).await.unwrap();
+            }
         }
         let client = self.client().await;
         for plural in [

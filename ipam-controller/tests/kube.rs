@@ -1,0 +1,164 @@
+//! Two controllers on a real API server: one leads; takeover after kill -9, after a clean
+//! stop, and from a leader that was only paused and then goes on.
+//!
+//! Needs `VIADUCT_KUBE_BINS`, as the datastore's own suite does: `make test-kube-store`.
+
+// No library: nothing here is reachable from outside, and a failure is a panic.
+#![allow(unreachable_pub, clippy::unwrap_used)]
+
+#[allow(dead_code, reason = "the datastore's suite needs more of it")]
+#[path = "../../datastore/tests/kube/api_server.rs"]
+mod api_server;
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use api_server::ApiServer;
+use kube::core::Request;
+use serde_json::{Value, json};
+use viaduct_datastore::{Records, StoreOptions, open};
+use viaduct_model::{Block, Claim, Node};
+
+/// A controller, killed when it is dropped.
+struct Controller(Child);
+
+impl Controller {
+    fn start(options: &StoreOptions) -> Self {
+        let kubeconfig = options.kubeconfig.as_ref().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_viaduct-controller"))
+            .args(["--datastore", "kube", "--pool", "10.64.0.0/16"])
+            .args(["--http", "127.0.0.1:0", "--kubeconfig"])
+            .arg(kubeconfig)
+            .stdin(Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.0.id().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Whether the Lease says that it leads.
+    fn leads(&self, holder: &str) -> bool {
+        holder.contains(&format!("-{}-", self.0.id()))
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn holder(server: &ApiServer) -> String {
+    let path = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+    let request = Request::new(path).get("viaduct-controller", &Default::default());
+    let lease: Result<Value, _> = server.client().await.request(request.unwrap()).await;
+    let lease = lease.unwrap_or_default();
+    lease["spec"]["holderIdentity"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// Waits until it is so; how long that took.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) -> Duration {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "{what}: not within a minute"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    begun.elapsed()
+}
+
+/// Nodes that want a block each.
+async fn nodes(server: &ApiServer, records: &Records, numbers: std::ops::Range<usize>) {
+    for n in numbers {
+        let name = format!("n{n}");
+        server.node(&name).await;
+        let node: Node = serde_json::from_value(json!({
+            "incarnation": "i", "underlay": {"v4": "192.0.2.1"}, "backend": {"type": "ipip"}, "mtu": 1480,
+        }))
+        .unwrap();
+        records.create(&name, &node, None).await.unwrap();
+        let claim: Claim = serde_json::from_value(json!({
+            "incarnation": "i", "host": "h", "agentVersion": "0", "wants": {"v4": 1, "v6": 0},
+        }))
+        .unwrap();
+        records.create(&name, &claim, None).await.unwrap();
+    }
+}
+
+/// How many blocks each node has.
+async fn owned(records: &Records) -> BTreeMap<String, usize> {
+    let mut owned = BTreeMap::new();
+    for block in records.list::<Block>().await.unwrap().0 {
+        *owned.entry(block.record.node.to_string()).or_default() += 1;
+    }
+    owned
+}
+
+async fn served(records: &Records, nodes: usize) -> Duration {
+    until("every node has a block", async || {
+        owned(records).await.len() == nodes
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_is_followed_and_a_deposed_one_does_no_harm() {
+    let server = ApiServer::start().await;
+    let records = Records::new(open(&server.options()).await.unwrap());
+    let first = Controller::start(&server.options());
+    until("the first leads", async || {
+        first.leads(&holder(&server).await)
+    })
+    .await;
+    let second = Controller::start(&server.options());
+    nodes(&server, &records, 0..10).await;
+    served(&records, 10).await;
+    // Paused, as by a hypervisor: it does not know that its time runs out.
+    first.signal("-STOP");
+    let took = until("the second leads", async || {
+        second.leads(&holder(&server).await)
+    })
+    .await;
+    assert!(took < Duration::from_secs(15), "takeover after {took:?}");
+    nodes(&server, &records, 10..20).await;
+    served(&records, 20).await;
+    // More for both to do at the very moment when it goes on.
+    let wishes = nodes(&server, &records, 20..40);
+    let goes_on = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        first.signal("-CONT");
+    };
+    tokio::join!(wishes, goes_on);
+    served(&records, 40).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let owned = owned(&records).await;
+    assert!(owned.values().all(|blocks| *blocks == 1), "{owned:?}");
+    assert!(second.leads(&holder(&server).await));
+    // kill -9: the one that was deposed stands by and leads again.
+    drop(second);
+    let took = until("the first leads again", async || {
+        first.leads(&holder(&server).await)
+    })
+    .await;
+    assert!(took < Duration::from_secs(15), "takeover after {took:?}");
+    // A clean stop hands over at once.
+    let third = Controller::start(&server.options());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    first.signal("-TERM");
+    let took = until("the third leads", async || {
+        third.leads(&holder(&server).await)
+    })
+    .await;
+    assert!(took < Duration::from_secs(2), "handed over after {took:?}");
+}
