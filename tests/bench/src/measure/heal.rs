@@ -59,7 +59,7 @@ pub(super) fn run(setting: Setting) -> Result<Vec<Row>> {
     let target = Target::of(&node)?;
     let watch = Watch::start(&node)?;
     let mut rows = Vec::new();
-    for case in cases(&node, &target) {
+    for case in cases(&target) {
         let mut times = Vec::new();
         for _ in 0..REPETITIONS {
             std::thread::sleep(PAUSE);
@@ -134,7 +134,7 @@ impl Target {
     }
 }
 
-fn cases(node: &Node, target: &Target) -> Vec<Case> {
+fn cases(target: &Target) -> Vec<Case> {
     let Target {
         block,
         next_hop,
@@ -244,23 +244,21 @@ fn cases(node: &Node, target: &Target) -> Vec<Case> {
             "PERMANENT",
         ),
     ];
-    // From the release on that has the table.
-    if node
-        .run("nft", &["list", "table", "inet", "viaduct"])
-        .is_ok()
-    {
-        for (name, damage) in [
-            ("nft table deleted", "delete table inet viaduct"),
-            ("nft ruleset flushed", "flush ruleset"),
-        ] {
-            cases.push(case(
-                name,
-                "nft",
-                damage.to_owned(),
-                "add table inet viaduct".to_owned(),
-                "",
-            ));
-        }
+    for (name, damage, table) in [
+        (
+            "nft table deleted",
+            "delete table inet viaduct",
+            "inet viaduct",
+        ),
+        (
+            "source check deleted",
+            "delete table netdev viaduct",
+            "netdev viaduct",
+        ),
+        ("nft ruleset flushed", "flush ruleset", "inet viaduct"),
+    ] {
+        let begins = format!("add table {table}");
+        cases.push(case(name, "nft", damage.to_owned(), begins, ""));
     }
     cases
 }

@@ -95,7 +95,7 @@ impl ByHand {
                 let rules = format!(
                     "table ip byhand {{ chain postrouting {{ \
                      type nat hook postrouting priority srcnat; \
-                     ip saddr {pods} ip daddr != {pods} masquerade; }} }}"
+                     ip saddr {pods} ip daddr != {pods} masquerade; }}; }}"
                 );
                 command::run("nft", [rules.as_str()])?;
             }
