@@ -1,6 +1,6 @@
 //! The tables' keeper: every trigger leads to the same comparison.
 //!
-//! Each table goes its own way ([`Part`]), so that what one suffers never stops the
+//! Each table goes its own way (`parts`), so that what one suffers never stops the
 //! other. Doubt about what is remembered arises at the start, when somebody else's
 //! transaction touched the table, after a failure, a moment after changes of our own,
 //! and at every audit. No masquerading is touched before the datastore has said "here
