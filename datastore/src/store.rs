@@ -173,6 +173,21 @@ impl Leadership {
     }
 }
 
+/// Something that happened to a record and that people want to hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Which record.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// One word, CamelCase.
+    pub reason: &'static str,
+    /// A sentence.
+    pub text: String,
+    /// Whether somebody ought to do something.
+    pub warning: bool,
+}
+
 /// What tells that a node is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
@@ -213,6 +228,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Tells the cluster itself that pods of this node have a network, if it does not know
     /// that yet. Never tells the contrary.
     async fn announce_network(&self, _name: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Tells people of what happened to a record, where the store has a place for that
+    /// (events in Kubernetes).
+    async fn note(&self, _note: &Note) -> Result<(), StoreError> {
         Ok(())
     }
 

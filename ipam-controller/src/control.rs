@@ -27,6 +27,7 @@ use crate::act::{Stop, perform};
 use crate::decide::{Action, Decision, Now, Policy, decide};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::notes;
 use crate::status::{Status, sentence};
 use crate::view::View;
 
@@ -189,6 +190,7 @@ impl Loop {
                     self.worked();
                     self.control.metrics.count(action);
                     log(action);
+                    notes::tell(&self.control.store, notes::of_action(action));
                     if let Action::SetPoolStatus { name, .. } = action {
                         self.memory.status_at.insert(name.clone(), now);
                     }
@@ -273,6 +275,11 @@ impl Loop {
             .collect();
         for new in remarks.difference(&self.told.remarks) {
             tracing::warn!("{new}");
+        }
+        if self.role.acts() {
+            let waiting = decision.waiting.iter();
+            let new = waiting.filter(|w| !self.told.remarks.contains(&sentence(w)));
+            notes::tell(&self.control.store, new.flat_map(notes::of_waiting));
         }
         for gone in self.told.remarks.difference(&remarks) {
             tracing::info!("no longer so: {gone}");

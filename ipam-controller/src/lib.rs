@@ -6,8 +6,8 @@
 //! one is elected, and even two that both act do no harm.
 //!
 //! [`decide`] holds the rules as a pure function over [`view`] and [`memory`];
-//! [`control`] is the loop around it, [`act`] the writes; [`status`], [`metrics`]
-//! and [`http`] tell how it fares. The controller touches nothing but the store.
+//! [`control`] is the loop around it, [`act`] the writes; [`status`], [`metrics`],
+//! [`notes`] and [`http`] tell how it fares. The controller touches nothing but the store.
 
 pub mod act;
 pub mod control;
@@ -16,6 +16,7 @@ pub mod flags;
 pub mod http;
 pub mod memory;
 pub mod metrics;
+pub mod notes;
 pub mod status;
 pub mod view;
 

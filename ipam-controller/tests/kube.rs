@@ -24,12 +24,13 @@ use viaduct_model::{Block, Claim, Node};
 struct Controller(Child);
 
 impl Controller {
-    fn start(options: &StoreOptions) -> Self {
+    fn start(options: &StoreOptions, pool: &str) -> Self {
         let kubeconfig = options.kubeconfig.as_ref().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_viaduct-controller"))
-            .args(["--datastore", "kube", "--pool", "10.64.0.0/16"])
+            .args(["--datastore", "kube", "--quarantine", "2s"])
             .args(["--http", "127.0.0.1:0", "--kubeconfig"])
             .arg(kubeconfig)
+            .args(["--pool", pool])
             .stdin(Stdio::null())
             .spawn();
         Self(child.unwrap())
@@ -116,12 +117,12 @@ async fn served(records: &Records, nodes: usize) -> Duration {
 async fn a_leader_is_followed_and_a_deposed_one_does_no_harm() {
     let server = ApiServer::start().await;
     let records = Records::new(open(&server.options()).await.unwrap());
-    let first = Controller::start(&server.options());
+    let first = Controller::start(&server.options(), "10.64.0.0/16");
     until("the first leads", async || {
         first.leads(&holder(&server).await)
     })
     .await;
-    let second = Controller::start(&server.options());
+    let second = Controller::start(&server.options(), "10.64.0.0/16");
     nodes(&server, &records, 0..10).await;
     served(&records, 10).await;
     // Paused, as by a hypervisor: it does not know that its time runs out.
@@ -153,7 +154,7 @@ async fn a_leader_is_followed_and_a_deposed_one_does_no_harm() {
     .await;
     assert!(took < Duration::from_secs(15), "takeover after {took:?}");
     // A clean stop hands over at once.
-    let third = Controller::start(&server.options());
+    let third = Controller::start(&server.options(), "10.64.0.0/16");
     tokio::time::sleep(Duration::from_secs(3)).await;
     first.signal("-TERM");
     let took = until("the third leads", async || {
@@ -161,4 +162,83 @@ async fn a_leader_is_followed_and_a_deposed_one_does_no_harm() {
     })
     .await;
     assert!(took < Duration::from_secs(2), "handed over after {took:?}");
+}
+
+/// The reasons of all events, with the name of what they are about.
+async fn events(server: &ApiServer) -> Vec<String> {
+    let path = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let request = Request::new(path).list(&Default::default());
+    let list: Value = server
+        .client()
+        .await
+        .request(request.unwrap())
+        .await
+        .unwrap();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let about = |event: &Value| {
+        let (reason, object) = (text(&event["reason"]), &event["regarding"]);
+        format!(
+            "{reason} {} {}",
+            text(&object["kind"]),
+            text(&object["name"])
+        )
+    };
+    list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(about)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_go_with_their_node_object_and_events_tell() {
+    let server = ApiServer::start().await;
+    let records = Records::new(open(&server.options()).await.unwrap());
+    let _controller = Controller::start(&server.options(), "10.64.0.0/26");
+    nodes(&server, &records, 0..2).await;
+    served(&records, 1).await;
+    until("the full pool is told of", async || {
+        let told = events(&server).await;
+        told.contains(&"PoolExhausted AddressPool default".to_owned())
+            && told
+                .iter()
+                .any(|e| e.starts_with("PoolExhausted BlockClaim n"))
+    })
+    .await;
+    let owner = owned(&records).await.into_keys().next().unwrap();
+    // Its records are deleted by hand while the Node stands: nothing is freed.
+    for kind in ["blockclaims", "nodenetworks"] {
+        delete(
+            &server,
+            &format!("/apis/viaduct.dev/v1alpha1/{kind}"),
+            &owner,
+        )
+        .await;
+    }
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(owned(&records).await.contains_key(&owner));
+    // The Node goes: its block is quarantined, then the other's.
+    delete(&server, "/api/v1/nodes", &owner).await;
+    until("the other node has the block", async || {
+        let owned = owned(&records).await;
+        owned.len() == 1 && !owned.contains_key(&owner)
+    })
+    .await;
+    let told = events(&server).await;
+    assert!(
+        told.contains(&"Quarantined AddressBlock 10.64.0.0-26".to_owned()),
+        "{told:?}"
+    );
+}
+
+async fn delete(server: &ApiServer, path: &str, name: &str) {
+    let request = Request::new(path).delete(name, &Default::default());
+    let deleted: Value = server
+        .client()
+        .await
+        .request(request.unwrap())
+        .await
+        .unwrap();
+    drop(deleted);
 }

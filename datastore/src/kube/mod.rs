@@ -11,6 +11,7 @@
 mod access;
 pub mod crd;
 mod election;
+mod events;
 mod fault;
 mod owner;
 mod resource;
@@ -30,8 +31,8 @@ use serde_json::Value;
 use viaduct_model::{Invalid, Kind, NodeName};
 
 use crate::store::{
-    Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Presence, Store, StoreError,
-    Version,
+    Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Note, Presence, Store,
+    StoreError, Version,
 };
 use crate::url::StoreOptions;
 use access::Access;
@@ -299,6 +300,11 @@ impl Store for KubeStore {
 
     async fn announce_network(&self, name: &str) -> Result<(), StoreError> {
         owner::announce_network(&self.server, &self.manager, name).await
+    }
+
+    async fn note(&self, note: &Note) -> Result<(), StoreError> {
+        let told = events::tell(&self.server, &self.manager, note).await;
+        told.map_err(|fault| self.told(note.kind, &note.name, fault))
     }
 
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Entry>, StoreError> {
