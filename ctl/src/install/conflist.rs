@@ -154,7 +154,7 @@ fn plugins(conflist: &str) -> Result<BTreeSet<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     const CONFLIST: &str =
@@ -201,6 +201,9 @@ mod tests {
         let agent = tokio::spawn(async move {
             for status in ["503 Service Unavailable\r\n\r\nno block", "200 OK\r\n\r\n"] {
                 let (mut stream, _) = listener.accept().await.unwrap();
+                // A request that nobody read would make the end of the answer a reset.
+                let read = stream.read(&mut [0; 1024]).await.unwrap();
+                assert_ne!(read, 0);
                 let answer = format!("HTTP/1.0 {status}");
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }

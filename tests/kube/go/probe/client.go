@@ -85,6 +85,10 @@ type Loss struct {
 	Gap string `json:"gap"`
 }
 
+// pace is the time between two packets: short against any gap that matters, and so long
+// that a busy machine which runs nobody for a second overflows no socket's buffer.
+const pace = 5 * time.Millisecond
+
 func stream(to, seconds string) {
 	length, err := time.ParseDuration(strings.TrimSuffix(seconds, "s") + "s")
 	if err != nil {
@@ -94,12 +98,12 @@ func stream(to, seconds string) {
 	if err != nil {
 		fatal(err)
 	}
-	packets := int(length / time.Millisecond)
+	packets := int(length / pace)
 	done := make(chan Loss)
 	go func() { done <- count(connection, packets) }()
 	start := time.Now()
 	for i := range packets {
-		time.Sleep(time.Until(start.Add(time.Duration(i) * time.Millisecond)))
+		time.Sleep(time.Until(start.Add(time.Duration(i) * pace)))
 		fmt.Fprintf(connection, "%d", i)
 	}
 	// Echoes that are on their way still count.

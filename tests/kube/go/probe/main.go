@@ -11,7 +11,7 @@ import (
 const usage = `usage: probe serve [PORT]           answer on HTTP and echo UDP, both on PORT (8080)
        probe ask URL...              one line of JSON for each: who answered, to whom
        probe lookup NAME...          one line of JSON for each: its addresses
-       probe stream ADDRESS:PORT S   1,000 packets a second for S seconds, echoed; JSON
+       probe stream ADDRESS:PORT S   200 packets a second for S seconds, echoed; JSON
        probe pause                   hold a pod's namespaces`
 
 func main() {

@@ -1,0 +1,218 @@
+//! The cluster as its administrator has it: kubectl, a shell in each node, and the
+//! control plane's power switches. The only place that starts programs.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// A running cluster.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    run: PathBuf,
+    repository: PathBuf,
+    /// The process whose namespaces the whole cluster lives in.
+    room: String,
+    /// Where Kubernetes was built to.
+    home: String,
+}
+
+/// The nodes' names.
+pub(crate) const NODES: [&str; 3] = ["n1", "n2", "n3"];
+
+/// The address of a node on the underlay.
+pub(crate) fn address(node: &str) -> String {
+    let place = NODES.iter().position(|n| *n == node).unwrap_or_default();
+    format!("172.30.0.{}", 11 + place)
+}
+
+impl Cluster {
+    /// Finds the cluster that runs in `run`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn open(run: &Path, repository: &Path) -> Result<Self> {
+        let read = |name: &str| {
+            let path = run.join(name);
+            fs::read_to_string(&path)
+                .map(|text| text.trim().to_owned())
+                .with_context(|| {
+                    format!(
+                        "no cluster is up ({} cannot be read): tests/kube/cluster.sh up",
+                        path.display()
+                    )
+                })
+        };
+        Ok(Self {
+            room: read("pid")?,
+            home: read("home")?,
+            run: run.to_owned(),
+            repository: repository.to_owned(),
+        })
+    }
+
+    /// A program in the room, from where every node and the control plane are reached.
+    fn in_room(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["-t", &self.room, "--mount", "--net", "--pid", "--ipc"])
+            .args(["--uts", "--wd=/", program])
+            .args(arguments)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let conf = self.run.join("pki/admin.conf");
+        let conf = format!("--kubeconfig={}", conf.display());
+        let mut all = vec![conf.as_str()];
+        all.extend(arguments);
+        self.in_room(&format!("{}/bin/kubectl", self.home), &all)
+    }
+
+    /// What kubectl prints.
+    ///
+    /// # Errors
+    /// When it fails, with what it says.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.kubectl_command(arguments).output();
+        judge(output, || format!("kubectl {}", arguments.join(" ")))
+    }
+
+    /// What kubectl prints with something on its standard input.
+    ///
+    /// # Errors
+    /// When it fails, with what it says.
+    pub(crate) fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let mut child = self
+            .kubectl_command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes())?;
+        }
+        judge(child.wait_with_output(), || {
+            format!("kubectl {}", arguments.join(" "))
+        })
+    }
+
+    /// kubectl as a process of its own; whoever starts it ends it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn kubectl_spawn(&self, arguments: &[&str]) -> Result<Child> {
+        let mut command = self.kubectl_command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(command.spawn()?)
+    }
+
+    /// Objects as the API has them.
+    ///
+    /// # Errors
+    /// As kubectl's.
+    pub(crate) fn get(&self, what: &[&str]) -> Result<Value> {
+        let mut arguments = vec!["get", "-o", "json"];
+        arguments.extend(what);
+        Ok(serde_json::from_str(&self.kubectl(&arguments)?)?)
+    }
+
+    /// Applies a file of this repository.
+    ///
+    /// # Errors
+    /// As kubectl's.
+    pub(crate) fn apply(&self, file: &str) -> Result<()> {
+        let text = fs::read_to_string(self.repository.join(file)).context(file.to_owned())?;
+        self.kubectl_with(&["apply", "-f", "-"], &text).map(drop)
+    }
+
+    /// Applies a kustomization of this repository.
+    ///
+    /// # Errors
+    /// As kubectl's.
+    pub(crate) fn apply_kustomization(&self, directory: &str) -> Result<()> {
+        // Outside of the room: the files are here.
+        let output = Command::new(format!("{}/bin/kubectl", self.home))
+            .args(["kustomize", directory])
+            .current_dir(&self.repository)
+            .output();
+        let text = judge(output, || format!("kubectl kustomize {directory}"))?;
+        self.kubectl_with(&["apply", "-f", "-"], &text).map(drop)
+    }
+
+    /// What a program prints that runs in a node, in all its namespaces, as root.
+    ///
+    /// # Errors
+    /// When it fails, with what it says.
+    pub(crate) fn on(&self, node: &str, arguments: &[&str]) -> Result<String> {
+        let pid = fs::read_to_string(self.run.join(node).join("pid"))?;
+        let mut all = vec!["-t", pid.trim(), "--mount", "--uts", "--ipc", "--net"];
+        all.extend(["--pid", "--cgroup", "--wd=/"]);
+        all.extend(arguments);
+        let output = self.in_room("nsenter", &all).output();
+        judge(output, || format!("{node}: {}", arguments.join(" ")))
+    }
+
+    /// What a program prints that runs beside the nodes, on their network.
+    ///
+    /// # Errors
+    /// When it fails, with what it says.
+    pub(crate) fn outside(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.in_room(arguments[0], &arguments[1..]).output();
+        judge(output, || arguments.join(" "))
+    }
+
+    /// The probe, as a program outside of any pod.
+    pub(crate) fn probe(&self) -> String {
+        format!("{}/bin/probe", self.home)
+    }
+
+    /// `control-plane.sh start|stop|kill PROGRAM...`
+    ///
+    /// # Errors
+    /// When it fails.
+    pub(crate) fn control(&self, verb: &str, programs: &[&str]) -> Result<()> {
+        self.script(&[&["control", verb], programs].concat())
+    }
+
+    /// `power.sh on|off NODE`
+    ///
+    /// # Errors
+    /// When it fails.
+    pub(crate) fn power(&self, verb: &str, node: &str) -> Result<()> {
+        self.script(&["power", verb, node])
+    }
+
+    fn script(&self, arguments: &[&str]) -> Result<()> {
+        // What it starts outlives it: nobody may wait for the end of its output.
+        let status = Command::new(self.repository.join("tests/kube/cluster.sh"))
+            .args(arguments)
+            .env("VIADUCT_KUBE_RUN", &self.run)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()?;
+        if !status.success() {
+            bail!("cluster.sh {}: {status}", arguments.join(" "));
+        }
+        Ok(())
+    }
+}
+
+fn judge(output: std::io::Result<Output>, what: impl Fn() -> String) -> Result<String> {
+    let output = output.with_context(&what)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().rev().find(|line| !line.trim().is_empty());
+    bail!(
+        "{}: {} ({})",
+        what(),
+        last.unwrap_or("it does not say why"),
+        output.status
+    )
+}
