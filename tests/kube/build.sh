@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Prints the directory of the programs that a Kubernetes cluster of our own is made of:
-# control plane, node, container runtime, cluster DNS, and the probe that runs in its
-# pods. They are built from Go modules (go/*/go.mod pins each) into a cache outside the
+# control plane, node, container runtime, cluster DNS. They are built from Go modules (go/*/go.mod pins each) into a cache outside the
 # repository, keyed by what decides about the result, and never built twice. `suite` as
 # the argument adds the Kubernetes project's own end-to-end suite (e2e.test, agnhost).
 # Cold, one core's eleven minutes; the Go build cache makes the next version cheaper.
@@ -13,7 +12,7 @@ cache=${VIADUCT_KUBE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/viaduct/kube}
 version() { sed -n "s|^\(require \)\?[[:space:]]*$2 v\([^ ]*\).*|\2|p" "go/$1/go.mod" | head -n 1; }
 kubernetes=$(version kubernetes k8s.io/kubernetes)
 containerd=$(version containerd github.com/containerd/containerd/v2)
-key=$( (find go -type f -print0 | sort -z | xargs -0 sha256sum; sha256sum build.sh; uname -m) | sha256sum | cut -c1-8)
+key=$( (find go -type f -not -path 'go/probe/*' -print0 | sort -z | xargs -0 sha256sum; sha256sum build.sh; uname -m) | sha256sum | cut -c1-8)
 home=$cache/$kubernetes-$key
 base_ready() { [ -x "$home/bin/runc" ]; }
 suite_ready() { [ "$suite" = "" ] || [ -x "$home/bin/e2e.test" ]; }
@@ -40,12 +39,11 @@ build() {
   local component=$1 into=$2 since=$SECONDS
   shift 2
   echo "building $component" >&2
-  (cd "go/$component" && nice -n 19 go build -trimpath -tags "$tags" -ldflags "-s -w $*" -o "$into/" "${packages:-tool}") >&2
+  (cd "go/$component" && nice -n 19 go build -trimpath -tags "$tags" -ldflags "-s -w $*" -o "$into/" tool) >&2
   echo "  $((SECONDS - since)) s" >&2
 }
 if ! base_ready; then
   tags=
-  packages=. build probe "$work/bin"
   build plugins "$work/cni"
   mv "$work/cni/cnitool" "$work/bin/"
   build etcd "$work/bin"

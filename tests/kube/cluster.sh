@@ -84,6 +84,7 @@ up() {
   mkdir -p "$RUN"
   echo "$home" >"$RUN/home"
   make_groups
+  (cd "$here/../go/probe" && CGO_ENABLED=0 go build -trimpath -o "$RUN/probe" .)
   "$here/certificates.sh"
   "$here/images.sh"
   # With a command the cluster dies with this process, else it stays.
@@ -132,7 +133,7 @@ power) in_room "$here/power.sh" "$@" ;;
 control) in_room "$here/control-plane.sh" "$@" ;;
 load)
   archive=$(realpath "$1")
-  for node in $NODES; do "$0" on "$node" "$(cat "$RUN/home")/bin/ctr" -n k8s.io images import "$archive" >/dev/null; done
+  for node in $NODES; do "$0" on "$node" "$(cat "$RUN/home")/bin/ctr" -n k8s.io images import "$archive" >/dev/null 2>&1; done
   ;;
 on)
   node=$1

@@ -18,5 +18,5 @@ cp "$BIN/coredns" "$work/root/"
 image coredns:1 /coredns
 rm "$work/root/coredns"
 # Also every pod's own container, the "pause" image: it does nothing until it is told else.
-cp "$BIN/probe" "$work/root/"
+cp "$RUN/probe" "$work/root/"
 image probe:1 /probe pause

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -70,7 +70,12 @@ impl Cluster {
         let conf = format!("--kubeconfig={}", conf.display());
         let mut all = vec![conf.as_str()];
         all.extend(arguments);
-        self.in_room(&format!("{}/bin/kubectl", self.home), &all)
+        self.in_room(&self.program("kubectl"), &all)
+    }
+
+    /// The path of a program that belongs to the cluster.
+    pub(crate) fn program(&self, name: &str) -> String {
+        format!("{}/bin/{name}", self.home)
     }
 
     /// What kubectl prints.
@@ -101,14 +106,43 @@ impl Cluster {
         })
     }
 
-    /// kubectl as a process of its own; whoever starts it ends it.
+    /// kubectl as a process of its own.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn kubectl_spawn(&self, arguments: &[&str]) -> Result<Child> {
-        let mut command = self.kubectl_command(arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(command.spawn()?)
+    pub(crate) fn kubectl_background(&self, arguments: &[&str]) -> Result<Background> {
+        let conf = self.run.join("pki/admin.conf");
+        let conf = format!("--kubeconfig={}", conf.display());
+        let program = self.program("kubectl");
+        let all = [&[program.as_str(), conf.as_str()], arguments].concat();
+        self.background(Place::Outside, &all)
+    }
+
+    /// A program on the network of a pod, or beside the nodes.
+    ///
+    /// # Errors
+    /// When it cannot be started, or there is no such pod.
+    pub(crate) fn background(&self, place: Place<'_>, arguments: &[&str]) -> Result<Background> {
+        // Each nsenter becomes the next program, so that ending the first ends the last: a
+        // PID namespace, which needs a process in between, is not entered.
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.room, "--mount", "--net"]);
+        match place {
+            Place::Outside => {}
+            Place::Pod { node, name } => {
+                let pid = self.pid_of(node)?;
+                let inner = self.on(node, &["sh", "-c", &find_pod(name)])?;
+                command.args(["nsenter", &format!("--mount=/proc/{pid}/ns/mnt")]);
+                command.args(["nsenter", &format!("--net=/proc/{}/ns/net", inner.trim())]);
+            }
+        }
+        command.args(arguments);
+        Background::start(command)
+    }
+
+    fn pid_of(&self, node: &str) -> Result<String> {
+        let pid = fs::read_to_string(self.run.join(node).join("pid"))?;
+        Ok(pid.trim().to_owned())
     }
 
     /// Objects as the API has them.
@@ -136,7 +170,7 @@ impl Cluster {
     /// As kubectl's.
     pub(crate) fn apply_kustomization(&self, directory: &str) -> Result<()> {
         // Outside of the room: the files are here.
-        let output = Command::new(format!("{}/bin/kubectl", self.home))
+        let output = Command::new(self.program("kubectl"))
             .args(["kustomize", directory])
             .current_dir(&self.repository)
             .output();
@@ -149,8 +183,8 @@ impl Cluster {
     /// # Errors
     /// When it fails, with what it says.
     pub(crate) fn on(&self, node: &str, arguments: &[&str]) -> Result<String> {
-        let pid = fs::read_to_string(self.run.join(node).join("pid"))?;
-        let mut all = vec!["-t", pid.trim(), "--mount", "--uts", "--ipc", "--net"];
+        let pid = self.pid_of(node)?;
+        let mut all = vec!["-t", pid.as_str(), "--mount", "--uts", "--ipc", "--net"];
         all.extend(["--pid", "--cgroup", "--wd=/"]);
         all.extend(arguments);
         let output = self.in_room("nsenter", &all).output();
@@ -168,7 +202,7 @@ impl Cluster {
 
     /// The probe, as a program outside of any pod.
     pub(crate) fn probe(&self) -> String {
-        format!("{}/bin/probe", self.home)
+        self.run.join("probe").display().to_string()
     }
 
     /// `control-plane.sh start|stop|kill PROGRAM...`
@@ -199,6 +233,66 @@ impl Cluster {
             bail!("cluster.sh {}: {status}", arguments.join(" "));
         }
         Ok(())
+    }
+}
+
+/// Where a program is to run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place<'a> {
+    /// On the nodes' network, but on none of them.
+    Outside,
+    /// In a pod's network, whether or not anybody can reach the API server.
+    Pod {
+        /// The pod's node.
+        node: &'a str,
+        /// The pod's name.
+        name: &'a str,
+    },
+}
+
+/// Prints the process of a pod: its environment has the pod's name.
+fn find_pod(name: &str) -> String {
+    format!(
+        "for p in /proc/[0-9]*; do if tr '\\0' '\\n' <$p/environ 2>/dev/null | \
+         grep -qx HOSTNAME={name}; then echo ${{p#/proc/}}; exit; fi; done; \
+         echo 'no process of the pod {name}' >&2; exit 1"
+    )
+}
+
+/// A program that runs beside the check, and ends with it.
+#[derive(Debug)]
+pub(crate) struct Background(Option<Child>);
+
+impl Background {
+    fn start(mut command: Command) -> Result<Self> {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Ok(Self(Some(command.spawn()?)))
+    }
+
+    /// What it prints, as it comes.
+    pub(crate) fn stdout(&mut self) -> Option<ChildStdout> {
+        self.0.as_mut().and_then(|child| child.stdout.take())
+    }
+
+    /// Waits until it ends by itself; what it printed.
+    ///
+    /// # Errors
+    /// When it fails, with what it says.
+    pub(crate) fn finish(mut self, what: &str) -> Result<String> {
+        let child = self.0.take().context("it has ended already")?;
+        judge(child.wait_with_output(), || what.to_owned())
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

@@ -73,7 +73,11 @@ fn main() -> ExitCode {
         match outcome {
             Ok(told) => {
                 passed += 1;
-                let told = if told.is_empty() { told } else { format!(": {told}") };
+                let told = if told.is_empty() {
+                    told
+                } else {
+                    format!(": {told}")
+                };
                 println!("ok    {} ({seconds:.1} s){told}", check.name);
             }
             Err(error) => {

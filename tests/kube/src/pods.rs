@@ -1,12 +1,12 @@
 //! Pods as the API has them, and the probe in them.
 
-use std::process::Child;
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Background, Cluster, NODES, Place};
 use crate::probe::{self, Answer, Loss};
 use crate::wait;
 
@@ -21,6 +21,16 @@ pub(crate) struct Pod {
     pub(crate) ip: String,
     /// How often its containers were started again.
     pub(crate) restarts: u64,
+}
+
+impl Pod {
+    /// Its network.
+    fn place(&self) -> Place<'_> {
+        Place::Pod {
+            node: &self.node,
+            name: &self.name,
+        }
+    }
 }
 
 /// The pods of an app that are ready and stay: sorted by node.
@@ -52,7 +62,10 @@ pub(crate) fn ready(cluster: &Cluster, namespace: &str, label: &str) -> Result<V
 pub(crate) fn is_ready(object: &Value) -> bool {
     object["status"]["conditions"]
         .as_array()
-        .is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+        .is_some_and(|all| {
+            all.iter()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True")
+        })
 }
 
 fn text(value: &Value) -> String {
@@ -107,7 +120,10 @@ fn run(cluster: &Cluster, pod: &Pod, verb: &str, questions: &[String]) -> Result
 /// # Errors
 /// Names the first pair for which that is not so.
 pub(crate) fn everybody_reaches_everybody(cluster: &Cluster, pods: &[Pod]) -> Result<usize> {
-    let urls: Vec<String> = pods.iter().map(|p| format!("http://{}:8080/", p.ip)).collect();
+    let urls: Vec<String> = pods
+        .iter()
+        .map(|p| format!("http://{}:8080/", p.ip))
+        .collect();
     for from in pods {
         for (to, answer) in pods.iter().zip(ask(cluster, from, &urls)?) {
             let pair = format!("{} ({}) to {} ({})", from.name, from.node, to.name, to.node);
@@ -119,32 +135,42 @@ pub(crate) fn everybody_reaches_everybody(cluster: &Cluster, pods: &[Pod]) -> Re
     Ok(pods.len() * pods.len())
 }
 
-/// 200 packets a second from pod to pod while something happens.
+/// 200 packets a second from pod to pod while something happens, which may be the end of
+/// kubelet and API server.
 #[derive(Debug)]
 pub(crate) struct Stream {
     name: String,
-    child: Child,
+    probe: Background,
+    /// Who echoes; ends with the stream.
+    _server: Background,
 }
+
+/// Where it echoes. Not the pod's own server: a pod without requests is the last that a
+/// busy machine runs, and what its socket cannot hold meanwhile is no loss of the network's.
+const ECHO: u16 = 9090;
 
 impl Stream {
     /// Starts one that lasts so many seconds.
     ///
     /// # Errors
-    /// When kubectl cannot be started.
+    /// When it cannot be started.
     pub(crate) fn start(cluster: &Cluster, from: &Pod, to: &Pod, seconds: u64) -> Result<Self> {
-        let target = format!("{}:8080", to.ip);
-        let child = cluster.kubectl_spawn(&[
-            "exec",
-            &from.name,
-            "--",
-            "/probe",
-            "stream",
-            &target,
-            &seconds.to_string(),
-        ])?;
+        let probe = cluster.probe();
+        // A pod that hears two streams has two servers.
+        let from_where = NODES.iter().position(|node| *node == from.node);
+        let port = (usize::from(ECHO) + from_where.unwrap_or_default()).to_string();
+        let mut server = cluster.background(to.place(), &[&probe, "serve", &port])?;
+        // It says so when it listens.
+        let mut line = String::new();
+        let stdout = server.stdout().context("no output")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        ensure!(!line.is_empty(), "no echo server starts in {}", to.name);
+        let (target, seconds) = (format!("{}:{port}", to.ip), seconds.to_string());
+        let arguments = [probe.as_str(), "stream", &target, &seconds];
         Ok(Self {
-            name: format!("{} to {}", from.node, to.node),
-            child,
+            name: format!("the stream from {} to {}", from.node, to.node),
+            probe: cluster.background(from.place(), &arguments)?,
+            _server: server,
         })
     }
 
@@ -153,15 +179,11 @@ impl Stream {
     /// # Errors
     /// Says how many were lost.
     pub(crate) fn lost_none(self) -> Result<u64> {
-        let output = self.child.wait_with_output()?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("the stream {}: {}", self.name, said.trim());
-        }
-        let loss: Loss = serde_json::from_slice(&output.stdout)?;
+        let printed = self.probe.finish(&self.name)?;
+        let loss: Loss = serde_json::from_str(&printed)?;
         ensure!(
             loss.received == loss.sent,
-            "the stream {} lost {} of {} packets, longest gap {}",
+            "{} lost {} of {} packets, longest gap {}",
             self.name,
             loss.sent - loss.received,
             loss.sent,

@@ -85,8 +85,7 @@ type Loss struct {
 	Gap string `json:"gap"`
 }
 
-// pace is the time between two packets: short against any gap that matters, and so long
-// that a busy machine which runs nobody for a second overflows no socket's buffer.
+// pace is the time between two packets: short against any gap that matters.
 const pace = 5 * time.Millisecond
 
 func stream(to, seconds string) {
@@ -98,6 +97,7 @@ func stream(to, seconds string) {
 	if err != nil {
 		fatal(err)
 	}
+	widen(connection.(*net.UDPConn))
 	packets := int(length / pace)
 	done := make(chan Loss)
 	go func() { done <- count(connection, packets) }()
@@ -107,7 +107,7 @@ func stream(to, seconds string) {
 		fmt.Fprintf(connection, "%d", i)
 	}
 	// Echoes that are on their way still count.
-	connection.SetReadDeadline(time.Now().Add(2 * time.Second))
+	connection.SetReadDeadline(time.Now().Add(3 * time.Second))
 	loss := <-done
 	loss.Sent = packets
 	json.NewEncoder(os.Stdout).Encode(loss)

@@ -29,6 +29,7 @@ func serve(port string) {
 	if err != nil {
 		fatal(err)
 	}
+	widen(packets.(*net.UDPConn))
 	go echo(packets)
 	// As process 1 of a container it gets no signal that it does not ask for.
 	end := make(chan os.Signal, 1)
@@ -53,6 +54,18 @@ func plain(address string) string {
 		return ip.String()
 	}
 	return address
+}
+
+// widen lets a socket hold what arrives while a busy machine does not run us for some
+// seconds: that is no loss of the network's. It takes CAP_NET_ADMIN; a pod has the usual size.
+func widen(connection *net.UDPConn) {
+	raw, err := connection.SyscallConn()
+	if err != nil {
+		fatal(err)
+	}
+	raw.Control(func(fd uintptr) {
+		syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUFFORCE, 8<<20)
+	})
 }
 
 func echo(packets net.PacketConn) {

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# make test-kube: Viaduct on a real Kubernetes. All checks with kube-proxy in iptables mode,
+# then on a new cluster with nftables those that depend on it. Arguments choose among the checks.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export VIADUCT_BIN_DIR=${VIADUCT_BIN_DIR:-$PWD/target/release}
+export VIADUCT_KUBE_RUN=${VIADUCT_KUBE_RUN:-/tmp/viaduct-kube}
+image=target/viaduct-image.tar
+log=target/test-kube.log
+: >"$log"
+
+step() { printf '\n-- kube: %s (%ss since the start)\n' "$1" "$SECONDS"; }
+
+step "Kubernetes $(basename "$(tests/kube/build.sh)")"
+deploy/image/build.sh "$image"
+failed=0
+for proxy in ${PROXIES:-iptables nftables}; do
+  step "three nodes, kube-proxy in $proxy mode"
+  some=()
+  [ "$proxy" = iptables ] || some=(--short)
+  VIADUCT_KUBE_PROXY=$proxy tests/kube/cluster.sh up sh -c \
+    "tests/kube/cluster.sh load $image && \"$VIADUCT_BIN_DIR/viaduct-kube\" \"\$@\"" sh "${some[@]}" "$@" |
+    tee -a "$log" || failed=1
+done
+step done
+awk '/^[0-9]+ passed, [0-9]+ failed$/ {p += $1; f += $3} END {printf "%d passed, %d failed\n", p, f; exit !p || f}' "$log" || failed=1
+exit $failed

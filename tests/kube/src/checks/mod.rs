@@ -1,0 +1,94 @@
+//! The checks in the order that they run in: each finds the cluster as the one before it
+//! has left it, and leaves it whole.
+
+mod outages;
+mod pairs;
+mod rollout;
+mod services;
+mod talk;
+mod whole_nodes;
+
+use anyhow::Result;
+
+use crate::cluster::Cluster;
+
+/// One thing that must be so.
+pub(crate) struct Check {
+    /// What is so when it passes.
+    pub(crate) name: &'static str,
+    /// Whether it is worth it for every mode of kube-proxy.
+    pub(crate) short: bool,
+    /// Finds out; what it has to tell beside that it passed, if anything.
+    pub(crate) run: fn(&Cluster) -> Result<String>,
+}
+
+/// The number of pods that most checks talk to.
+const WEB: usize = 12;
+
+const fn always(name: &'static str, run: fn(&Cluster) -> Result<String>) -> Check {
+    let short = true;
+    Check { name, short, run }
+}
+
+const fn once(name: &'static str, run: fn(&Cluster) -> Result<String>) -> Check {
+    let short = false;
+    Check { name, short, run }
+}
+
+/// All of them.
+pub(crate) const ALL: &[Check] = &[
+    always("deploying Viaduct makes the nodes Ready", rollout::deploy),
+    always(
+        "the agents have NET_ADMIN and no other capability",
+        rollout::privileges,
+    ),
+    always(
+        "a Deployment of 12 pods spreads over the nodes",
+        pairs::spread,
+    ),
+    always(
+        "every pod reaches every pod, at the addresses that the API says",
+        pairs::mesh,
+    ),
+    always("every node reaches every pod", pairs::from_nodes),
+    always("a pod reaches what is outside, as its node", pairs::outside),
+    always(
+        "a ClusterIP is answered by all pods of its service",
+        services::cluster_ip,
+    ),
+    always(
+        "a NodePort is answered on every node, for everybody",
+        services::node_port,
+    ),
+    always(
+        "a pod reaches itself by its own services",
+        services::hairpin,
+    ),
+    always(
+        "a hostPort works, by the chained portmap",
+        services::host_port,
+    ),
+    always(
+        "the API server's service address works in a pod on every node",
+        services::api_server,
+    ),
+    always("names are resolved", services::names),
+    always("kubectl logs and exec work", talk::logs_and_exec),
+    always("kubectl port-forward works", talk::port_forward),
+    once(
+        "a rolling update of the DaemonSet loses no packet",
+        rollout::update,
+    ),
+    once(
+        "a node's kubelet and containerd are restarted, and its pods never notice",
+        whole_nodes::daemons,
+    ),
+    once(
+        "a node is drained, deleted and comes back under its old name",
+        whole_nodes::returns,
+    ),
+    once(
+        "the API server and etcd are away for a while, and packets flow",
+        outages::control_plane,
+    ),
+];

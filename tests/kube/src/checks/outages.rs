@@ -1,0 +1,33 @@
+//! The control plane is away.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::WEB;
+use super::rollout::{self, nodes_ready};
+use crate::cluster::Cluster;
+use crate::pods;
+
+/// How long it stays away, unless VIADUCT_KUBE_OUTAGE says how many seconds.
+const OUTAGE: u64 = 120;
+
+pub(super) fn control_plane(cluster: &Cluster) -> Result<String> {
+    let seconds = match std::env::var("VIADUCT_KUBE_OUTAGE") {
+        Ok(text) => text
+            .parse()
+            .context("VIADUCT_KUBE_OUTAGE: seconds are allowed")?,
+        Err(_) => OUTAGE,
+    };
+    let before = pods::all_ready(cluster, "web", WEB)?;
+    let streams = rollout::streams(cluster, &before, seconds + 10)?;
+    cluster.control("kill", &["kube-apiserver", "etcd"])?;
+    std::thread::sleep(Duration::from_secs(seconds));
+    cluster.control("start", &["etcd", "kube-apiserver"])?;
+    let packets = rollout::lost_none(streams)?;
+    nodes_ready(cluster)?;
+    let after = pods::all_ready(cluster, "web", WEB)?;
+    ensure!(before == after, "before {before:?}, after {after:?}");
+    pods::everybody_reaches_everybody(cluster, &after)?;
+    Ok(format!("{packets} packets in {seconds} s"))
+}

@@ -1,0 +1,120 @@
+//! Deploying Viaduct, and replacing it under traffic.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::WEB;
+use crate::cluster::{Cluster, NODES};
+use crate::pods::{self, Stream};
+use crate::wait;
+
+/// Where Viaduct runs.
+pub(super) const NAMESPACE: &str = "viaduct-system";
+
+/// The DaemonSet.
+const AGENTS: &str = "daemonset/viaduct-agent";
+
+/// The bit of CAP_NET_ADMIN.
+const NET_ADMIN: u64 = 1 << 12;
+
+pub(super) fn deploy(cluster: &Cluster) -> Result<String> {
+    let since = Instant::now();
+    cluster.apply_kustomization("tests/kube/manifests/viaduct")?;
+    nodes_ready(cluster)?;
+    let took = since.elapsed();
+    rolled_out(cluster, AGENTS)?;
+    rolled_out(cluster, "deployment/viaduct-controller")?;
+    Ok(format!("all Ready after {:.1} s", took.as_secs_f64()))
+}
+
+/// Waits until every node is.
+pub(super) fn nodes_ready(cluster: &Cluster) -> Result<()> {
+    wait::until(Duration::from_secs(120), || {
+        for node in NODES {
+            let node = cluster.get(&["node", node])?;
+            ensure!(
+                pods::is_ready(&node),
+                "{} is not Ready",
+                node["metadata"]["name"]
+            );
+        }
+        Ok(())
+    })
+}
+
+/// Waits until every pod of it is the new one and ready.
+pub(super) fn rolled_out(cluster: &Cluster, what: &str) -> Result<()> {
+    let arguments = ["-n", NAMESPACE, "rollout", "status", what, "--timeout=180s"];
+    cluster.kubectl(&arguments).map(drop)
+}
+
+pub(super) fn privileges(cluster: &Cluster) -> Result<String> {
+    for node in NODES {
+        // From the node, whose PID namespace has the agent's.
+        let script = "for p in /proc/[0-9]*; do \
+             if [ \"$(tr '\\0' '\\n' <$p/cmdline 2>/dev/null | head -n 1)\" = /usr/bin/viaduct-agent ]; then \
+             grep -E '^(Uid|CapPrm|CapEff|CapBnd|Seccomp):' $p/status; fi; done";
+        let status = cluster.on(node, &["sh", "-c", script])?;
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name));
+            line.and_then(|line| line.split_whitespace().nth(1))
+                .with_context(|| format!("{node}: no {name} of an agent"))
+        };
+        ensure!(field("Uid:")? == "64870", "{node}: uid {}", field("Uid:")?);
+        for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+            let bits = u64::from_str_radix(field(set)?, 16)?;
+            ensure!(bits == NET_ADMIN, "{node}: {set} {bits:#x}");
+        }
+        ensure!(field("Seccomp:")? == "2", "{node}: no seccomp filter");
+    }
+    Ok(String::new())
+}
+
+pub(super) fn update(cluster: &Cluster) -> Result<String> {
+    const SECONDS: u64 = 75;
+    let web = pods::all_ready(cluster, "web", WEB)?;
+    let streams = streams(cluster, &web, SECONDS)?;
+    let since = Instant::now();
+    cluster.kubectl(&["-n", NAMESPACE, "rollout", "restart", AGENTS])?;
+    rolled_out(cluster, AGENTS)?;
+    let took = since.elapsed();
+    ensure!(
+        took.as_secs() < SECONDS,
+        "the update took {took:?}, longer than the streams"
+    );
+    let packets = lost_none(streams)?;
+    Ok(format!(
+        "{packets} packets, the update took {:.1} s",
+        took.as_secs_f64()
+    ))
+}
+
+/// A stream from the first pod of each node to the first of each other.
+pub(super) fn streams(cluster: &Cluster, web: &[pods::Pod], seconds: u64) -> Result<Vec<Stream>> {
+    let first = |node: &str| {
+        let found = web.iter().find(|pod| pod.node == node);
+        found.with_context(|| format!("no pod on {node}"))
+    };
+    let mut streams = Vec::new();
+    for from in NODES {
+        for to in NODES.iter().filter(|to| **to != from) {
+            streams.push(Stream::start(cluster, first(from)?, first(to)?, seconds)?);
+        }
+    }
+    Ok(streams)
+}
+
+/// Waits for all of them; says how many packets went and came.
+pub(super) fn lost_none(streams: Vec<Stream>) -> Result<u64> {
+    // All are waited for, and all that lost something are named.
+    let (mut packets, mut losses) = (0, Vec::new());
+    for stream in streams {
+        match stream.lost_none() {
+            Ok(sent) => packets += sent,
+            Err(error) => losses.push(format!("{error:#}")),
+        }
+    }
+    ensure!(losses.is_empty(), "{}", losses.join("; "));
+    Ok(packets)
+}
