@@ -7,6 +7,7 @@
 #   make lint    format, clippy, documentation, dependencies: warnings are errors
 #   make soak    what takes long (nightly): five minutes without etcd under traffic and churn
 #   make test-vm the end-to-end tests on Debian's own kernel, in virtual machines (root)
+#   make test-kube  the same network on a real Kubernetes of three nodes (root, Go)
 #   make image   the container image as an OCI archive, without a container engine
 #   make kube-bins  Kubernetes and what it needs, built once into a cache (11 CPU minutes)
 #   make test-kube-store  the store's suite on a real API server of Kubernetes
@@ -15,7 +16,7 @@
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all build shim demo test test-vm test-kube-store kube-bins image soak lint bench deps clean
+.PHONY: all build shim demo test test-vm test-kube test-kube-store kube-bins image soak lint bench deps clean
 
 HOST_TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 MUSL_TARGET := $(subst -gnu,-musl,$(HOST_TARGET))
@@ -69,6 +70,12 @@ kube-bins:
 # The programs of Kubernetes are built once, into a cache outside of here.
 test-kube-store:
 	VIADUCT_KUBE_BINS="$$(tests/kube/build.sh)/bin" cargo test --locked -p viaduct-datastore -p viaduct-controller --test kube
+
+# PROXIES=iptables for one mode of kube-proxy only.
+test-kube: build
+	@tests/kube/setup.sh
+	cargo build --release --locked -p viaduct-kube
+	tests/kube/run.sh
 
 bench: build
 	cargo bench --locked -p viaduct-model

@@ -277,12 +277,13 @@ impl Background {
         self.0.as_mut().and_then(|child| child.stdout.take())
     }
 
-    /// Waits until it ends by itself; what it printed.
+    /// Tells it to end by SIGTERM; what it printed.
     ///
     /// # Errors
     /// When it fails, with what it says.
-    pub(crate) fn finish(mut self, what: &str) -> Result<String> {
+    pub(crate) fn end(mut self, what: &str) -> Result<String> {
         let child = self.0.take().context("it has ended already")?;
+        Command::new("kill").arg(child.id().to_string()).status()?;
         judge(child.wait_with_output(), || what.to_owned())
     }
 }

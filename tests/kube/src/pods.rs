@@ -150,11 +150,11 @@ pub(crate) struct Stream {
 const ECHO: u16 = 9090;
 
 impl Stream {
-    /// Starts one that lasts so many seconds.
+    /// Starts one that goes on until it is told to end.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn start(cluster: &Cluster, from: &Pod, to: &Pod, seconds: u64) -> Result<Self> {
+    pub(crate) fn start(cluster: &Cluster, from: &Pod, to: &Pod) -> Result<Self> {
         let probe = cluster.probe();
         // A pod that hears two streams has two servers.
         let from_where = NODES.iter().position(|node| *node == from.node);
@@ -165,8 +165,8 @@ impl Stream {
         let stdout = server.stdout().context("no output")?;
         BufReader::new(stdout).read_line(&mut line)?;
         ensure!(!line.is_empty(), "no echo server starts in {}", to.name);
-        let (target, seconds) = (format!("{}:{port}", to.ip), seconds.to_string());
-        let arguments = [probe.as_str(), "stream", &target, &seconds];
+        let target = format!("{}:{port}", to.ip);
+        let arguments = [probe.as_str(), "stream", &target];
         Ok(Self {
             name: format!("the stream from {} to {}", from.node, to.node),
             probe: cluster.background(from.place(), &arguments)?,
@@ -174,12 +174,12 @@ impl Stream {
         })
     }
 
-    /// Waits for its end; a single packet that did not come back is an error.
+    /// Ends it; a single packet that did not come back is an error.
     ///
     /// # Errors
     /// Says how many were lost.
     pub(crate) fn lost_none(self) -> Result<u64> {
-        let printed = self.probe.finish(&self.name)?;
+        let printed = self.probe.end(&self.name)?;
         let loss: Loss = serde_json::from_str(&printed)?;
         ensure!(
             loss.received == loss.sent,

@@ -9,7 +9,8 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
+	"os/signal"
+	"syscall"
 	"time"
 )
 
@@ -88,51 +89,46 @@ type Loss struct {
 // pace is the time between two packets: short against any gap that matters.
 const pace = 5 * time.Millisecond
 
-func stream(to, seconds string) {
-	length, err := time.ParseDuration(strings.TrimSuffix(seconds, "s") + "s")
-	if err != nil {
-		fatal(err)
-	}
+func stream(to string) {
 	connection, err := net.Dial("udp", to)
 	if err != nil {
 		fatal(err)
 	}
 	widen(connection.(*net.UDPConn))
-	packets := int(length / pace)
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGTERM)
 	done := make(chan Loss)
-	go func() { done <- count(connection, packets) }()
-	start := time.Now()
-	for i := range packets {
-		time.Sleep(time.Until(start.Add(time.Duration(i) * pace)))
-		fmt.Fprintf(connection, "%d", i)
+	go func() { done <- count(connection) }()
+	packets, start := 0, time.Now()
+	for {
+		select {
+		case <-end:
+			// Echoes that are on their way still count.
+			connection.SetReadDeadline(time.Now().Add(3 * time.Second))
+			loss := <-done
+			loss.Sent = packets
+			json.NewEncoder(os.Stdout).Encode(loss)
+			return
+		case <-time.After(time.Until(start.Add(time.Duration(packets) * pace))):
+			fmt.Fprintf(connection, "%d", packets)
+			packets++
+		}
 	}
-	// Echoes that are on their way still count.
-	connection.SetReadDeadline(time.Now().Add(3 * time.Second))
-	loss := <-done
-	loss.Sent = packets
-	json.NewEncoder(os.Stdout).Encode(loss)
 }
 
-func count(connection net.Conn, packets int) Loss {
-	seen := make([]bool, packets)
-	loss, last, longest := Loss{}, time.Now(), time.Duration(0)
+func count(connection net.Conn) Loss {
+	seen := make(map[string]bool)
+	last, longest := time.Now(), time.Duration(0)
 	buffer := make([]byte, 64)
-	for loss.Received < packets {
+	for {
 		n, err := connection.Read(buffer)
+		if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
+			return Loss{Received: len(seen), Gap: longest.Round(time.Millisecond).String()}
+		}
 		if err != nil {
-			if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
-				break
-			}
-			// A refusal by ICMP is a loss like any other.
-			continue
+			continue // A refusal by ICMP is a loss like any other.
 		}
 		longest, last = max(longest, time.Since(last)), time.Now()
-		var i int
-		if _, err := fmt.Sscan(string(buffer[:n]), &i); err == nil && i < packets && !seen[i] {
-			seen[i] = true
-			loss.Received++
-		}
+		seen[string(buffer[:n])] = true
 	}
-	loss.Gap = longest.Round(time.Millisecond).String()
-	return loss
 }

@@ -11,7 +11,7 @@ import (
 const usage = `usage: probe serve [PORT]           answer on HTTP and echo UDP, both on PORT (8080)
        probe ask URL...              one line of JSON for each: who answered, to whom
        probe lookup NAME...          one line of JSON for each: its addresses
-       probe stream ADDRESS:PORT S   200 packets a second for S seconds, echoed; JSON
+       probe stream ADDRESS:PORT     200 packets a second, echoed; JSON when it gets SIGTERM
        probe pause                   hold a pod's namespaces`
 
 func main() {
@@ -30,8 +30,8 @@ func main() {
 		ask(args)
 	case verb == "lookup" && len(args) > 0:
 		lookup(args)
-	case verb == "stream" && len(args) == 2:
-		stream(args[0], args[1])
+	case verb == "stream" && len(args) == 1:
+		stream(args[0])
 	case verb == "pause":
 		pause()
 	default:

@@ -1,6 +1,7 @@
 //! The checks in the order that they run in: each finds the cluster as the one before it
 //! has left it, and leaves it whole.
 
+mod crowd;
 mod outages;
 mod pairs;
 mod rollout;
@@ -90,5 +91,10 @@ pub(crate) const ALL: &[Check] = &[
     once(
         "the API server and etcd are away for a while, and packets flow",
         outages::control_plane,
+    ),
+    once("110 pods on one node start at once", crowd::starts),
+    once(
+        "pods wait while the pool is used up, and start from a second one",
+        crowd::second_pool,
     ),
 ];

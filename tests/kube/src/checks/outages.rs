@@ -20,12 +20,13 @@ pub(super) fn control_plane(cluster: &Cluster) -> Result<String> {
         Err(_) => OUTAGE,
     };
     let before = pods::all_ready(cluster, "web", WEB)?;
-    let streams = rollout::streams(cluster, &before, seconds + 10)?;
+    let streams = rollout::streams(cluster, &before)?;
     cluster.control("kill", &["kube-apiserver", "etcd"])?;
     std::thread::sleep(Duration::from_secs(seconds));
     cluster.control("start", &["etcd", "kube-apiserver"])?;
-    let packets = rollout::lost_none(streams)?;
+    rollout::settle();
     nodes_ready(cluster)?;
+    let packets = rollout::lost_none(streams)?;
     let after = pods::all_ready(cluster, "web", WEB)?;
     ensure!(before == after, "before {before:?}, after {after:?}");
     pods::everybody_reaches_everybody(cluster, &after)?;

@@ -12,15 +12,16 @@ use crate::{pods, wait};
 pub(super) fn daemons(cluster: &Cluster) -> Result<String> {
     let node = NODES[1];
     let before = pods::all_ready(cluster, "web", WEB)?;
-    let streams = rollout::streams(cluster, &before, 30)?;
+    let streams = rollout::streams(cluster, &before)?;
     for daemon in ["kubelet", "containerd"] {
         cluster.on(
             node,
             &["sh", "-c", &format!("kill $(cat /run/{daemon}.pid)")],
         )?;
     }
-    let packets = rollout::lost_none(streams)?;
+    rollout::settle();
     nodes_ready(cluster)?;
+    let packets = rollout::lost_none(streams)?;
     let after = pods::all_ready(cluster, "web", WEB)?;
     ensure!(before == after, "before {before:?}, after {after:?}");
     // And new pods start there.
