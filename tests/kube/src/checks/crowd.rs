@@ -40,6 +40,7 @@ pub(super) fn starts(cluster: &Cluster) -> Result<String> {
 }
 
 pub(super) fn second_pool(cluster: &Cluster) -> Result<String> {
+    cluster.apply("tests/kube/manifests/crowd.yaml")?;
     viaductctl(cluster, &["pools", "disable", "default"])?;
     scale(cluster, MORE)?;
     // As many start as the node's blocks have addresses for, and no more.

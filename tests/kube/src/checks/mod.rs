@@ -92,9 +92,9 @@ pub(crate) const ALL: &[Check] = &[
         "the API server and etcd are away for a while, and packets flow",
         outages::control_plane,
     ),
-    once("110 pods on one node start at once", crowd::starts),
     once(
         "pods wait while the pool is used up, and start from a second one",
         crowd::second_pool,
     ),
+    once("110 pods on one node start at once", crowd::starts),
 ];
