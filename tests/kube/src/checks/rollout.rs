@@ -12,6 +12,9 @@ use crate::wait;
 /// Where Viaduct runs.
 pub(super) const NAMESPACE: &str = "viaduct-system";
 
+/// The kustomization that is deployed, unless VIADUCT_KUBE_DEPLOY names another.
+const DEPLOYED: &str = "viaduct-etcd";
+
 /// The DaemonSet.
 const AGENTS: &str = "daemonset/viaduct-agent";
 
@@ -20,7 +23,8 @@ const NET_ADMIN: u64 = 1 << 12;
 
 pub(super) fn deploy(cluster: &Cluster) -> Result<String> {
     let since = Instant::now();
-    cluster.apply_kustomization("tests/kube/manifests/viaduct")?;
+    let which = std::env::var("VIADUCT_KUBE_DEPLOY").unwrap_or_else(|_| DEPLOYED.to_owned());
+    cluster.apply_kustomization(&format!("tests/kube/manifests/{which}"))?;
     nodes_ready(cluster)?;
     let took = since.elapsed();
     rolled_out(cluster, AGENTS)?;
