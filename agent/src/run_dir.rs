@@ -185,6 +185,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
         .mode(0o644)
         .open(&temporary)?;
     let written = file.write_all(content);
+    viaduct_cni::fault::point("ledger.half");
     let done = written.and_then(|()| fs::rename(&temporary, path));
     if done.is_err() {
         // Half a file on a full disk would only keep others from being written.

@@ -5,6 +5,7 @@
 //!   specification, versions 0.3.1 to 1.1.0, as plain data in and out.
 //! - [`wishes`], [`previous`]: what a configuration says about one attachment.
 //! - [`protocol`], [`frame`]: how the plugin asks the agent, descriptors included.
+//! - [`fault`]: where tests have the programs killed.
 //! - [`spool`]: how a DEL survives the agent being away.
 //!
 //! The binary is started once per pod and verb as root, so this crate stays
@@ -13,6 +14,7 @@
 
 pub mod config;
 pub mod error;
+pub mod fault;
 pub mod frame;
 pub mod invocation;
 pub mod previous;

@@ -9,15 +9,20 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
 use viaduct_model::AttachmentId;
 
+use crate::fault;
 use crate::frame::MAX_FRAME;
 use crate::protocol::Request;
 
 /// The spool's directory inside the run directory.
 pub const DIRECTORY: &str = "pending";
+
+/// Far longer than a plugin takes to write its file.
+const WRITING: Duration = Duration::from_secs(60);
 
 /// What spooling came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,12 +67,14 @@ pub fn write(run_dir: &Path, request: &Request) -> io::Result<Spooled> {
     // A leftover of a plugin that was killed and had our process id.
     let _ = rustix::fs::unlinkat(&spool, &temporary, AtFlags::empty());
     let written = write_file(&spool, &temporary, &text, uid, gid).and_then(|()| {
+        fault::point("spool.written");
         let target = file_name(&request.id);
         Ok(rustix::fs::renameat(&spool, &temporary, &spool, &target)?)
     });
     if written.is_err() {
         let _ = rustix::fs::unlinkat(&spool, &temporary, AtFlags::empty());
     }
+    fault::point("spool.renamed");
     written.map(|()| Spooled::Written)
 }
 
@@ -108,6 +115,28 @@ pub struct Entry {
     pub path: PathBuf,
     /// What it says.
     pub request: Result<Request, String>,
+}
+
+/// Removes what plugins left that were killed while they wrote, and no plugin can be
+/// writing still.
+///
+/// # Errors
+/// As the file system's.
+pub fn remove_unfinished(run_dir: &Path) -> io::Result<()> {
+    let listing = match std::fs::read_dir(run_dir.join(DIRECTORY)) {
+        Ok(listing) => listing,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for file in listing {
+        let file = file?;
+        let unfinished = file.file_name().as_encoded_bytes().starts_with(b".");
+        let age = file.metadata()?.modified()?.elapsed();
+        if unfinished && age.is_ok_and(|age| age > WRITING) {
+            std::fs::remove_file(file.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Everything in the spool, in order of name. Files that begin with a dot are
@@ -198,6 +227,28 @@ mod tests {
         remove(run.path(), &del("a").id).unwrap();
         remove(run.path(), &del("a").id).unwrap();
         assert_eq!(read(run.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_killed_plugins_left_is_removed_once_nobody_can_be_writing_it() {
+        let run = tempfile::tempdir().unwrap();
+        write(run.path(), &del("a")).unwrap();
+        let spool = run.path().join(DIRECTORY);
+        let old = std::time::SystemTime::now() - 2 * WRITING;
+        for (name, aged) in [(".old.json.7", true), (".new.json.8", false)] {
+            let file = File::create(spool.join(name)).unwrap();
+            if aged {
+                file.set_modified(old).unwrap();
+            }
+        }
+        let kept = File::options()
+            .write(true)
+            .open(spool.join(file_name(&del("a").id)));
+        kept.unwrap().set_modified(old).unwrap();
+        remove_unfinished(run.path()).unwrap();
+        assert!(!spool.join(".old.json.7").exists() && spool.join(".new.json.8").exists());
+        assert_eq!(read(run.path()).unwrap().len(), 1);
+        remove_unfinished(&run.path().join("absent")).unwrap();
     }
 
     #[test]

@@ -9,7 +9,7 @@ use viaduct_cni::previous::Previous;
 use viaduct_cni::protocol::{NetworkRequest, NetworkVerb, PROTOCOL, Reply, Request, Verb};
 use viaduct_cni::version::CniVersion;
 use viaduct_cni::wishes::Wishes;
-use viaduct_cni::{CniError, result, spool};
+use viaduct_cni::{CniError, fault, result, spool};
 
 use crate::agent::{self, Failure, PATIENCE};
 use crate::netns;
@@ -36,8 +36,10 @@ pub(crate) fn add(conf: &NetConf, attachment: Attachment) -> Result<String, CniE
         ..request(Verb::Add, conf, attachment)
     };
     let descriptors = [pod.namespace.as_fd(), pod.rtnetlink.as_fd()];
+    fault::point("plugin.opened");
     let reply = agent::ask(&conf.socket, &request, &descriptors, PATIENCE)
         .map_err(|failure| failure.into_error(&conf.socket))?;
+    fault::point("plugin.added");
     match reply {
         // Of a release that knows no wishes: no other address may pass for the one.
         Reply::Wired(wired) if !request.wishes.are_met_by(&wired) => Err(unexpected()),
@@ -128,6 +130,7 @@ pub(crate) fn del(conf: &NetConf, attachment: Attachment) -> Result<(), CniError
         Err(Failure::Away(_)) => {}
         answer => return finish_del(conf, answer),
     }
+    fault::point("plugin.away");
     let spooled = spool::write(&conf.run_dir, &request).map_err(|e| {
         CniError::new(
             CniError::IO_FAILURE,

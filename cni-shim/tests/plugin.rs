@@ -6,6 +6,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -298,6 +299,78 @@ fn del_that_cannot_be_spooled_is_no_success() {
     let run = tempfile::tempdir().unwrap();
     std::fs::write(run.path().join(spool::DIRECTORY), "in the way").unwrap();
     refused(&del(run.path()), 5);
+}
+
+/// Runs the plugin so that it dies at this point.
+fn killed(point: &str, verb: &str, netns: &str, run: &Path) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_viaduct"))
+        .env_clear()
+        .env(viaduct_cni::fault::VARIABLE, point)
+        .env("CNI_COMMAND", verb)
+        .env("CNI_CONTAINERID", "c1")
+        .env("CNI_NETNS", netns)
+        .env("CNI_IFNAME", "eth0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&config(run)).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.signal(), Some(9), "{point}: {output:?}");
+    assert!(
+        output.stdout.is_empty(),
+        "{point}: a half answer: {output:?}"
+    );
+}
+
+#[test]
+fn del_killed_at_any_step_is_spooled_whole_or_not_at_all_and_can_be_repeated() {
+    for (point, spooled) in [
+        ("plugin.away", 0),
+        ("spool.written", 0),
+        ("spool.renamed", 1),
+    ] {
+        let run = tempfile::tempdir().unwrap();
+        killed(point, "DEL", "", run.path());
+        let entries = spool::read(run.path()).unwrap();
+        assert_eq!(entries.len(), spooled, "{point}");
+        assert!(entries.iter().all(|entry| entry.request.is_ok()), "{point}");
+        assert!(del(run.path()).status.success(), "{point}");
+        let entries = spool::read(run.path()).unwrap();
+        assert_eq!(entries.len(), 1, "{point}");
+        assert!(entries[0].request.is_ok(), "{point}");
+    }
+}
+
+#[test]
+fn add_killed_at_any_step_prints_no_half_answer_and_can_be_repeated() {
+    if !inside_namespaces("add_killed_at_any_step_prints_no_half_answer_and_can_be_repeated") {
+        return;
+    }
+    let run = tempfile::tempdir().unwrap();
+    let pod = Pod::new();
+    let wired = Wired {
+        host_link: "via0".into(),
+        host_mac: "ee:76:69:61:00:01".parse().unwrap(),
+        pod_mac: "02:00:5e:00:53:01".parse().unwrap(),
+        mtu: 1450,
+        addresses: vec!["10.1.2.3".parse().unwrap()],
+        gateways: vec!["169.254.1.1".parse().unwrap()],
+        secondary: false,
+    };
+    let replies = vec![Some(Reply::Wired(wired.clone())), Some(Reply::Wired(wired))];
+    let agent = agent(run.path(), replies);
+    // Before the agent was asked, and after it has answered.
+    killed("plugin.opened", "ADD", &pod.netns(), run.path());
+    killed("plugin.added", "ADD", &pod.netns(), run.path());
+    let output = call(Call {
+        verb: "ADD",
+        netns: &pod.netns(),
+        ifname: "eth0",
+        input: config(run.path()),
+    });
+    assert_eq!(printed(&output)["ips"][0]["address"], "10.1.2.3/32");
+    assert_eq!(agent.join().unwrap().len(), 2);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use viaduct_cni::protocol::{Reply, Wired};
 use viaduct_cni::wishes::Wishes;
-use viaduct_cni::{CniError, spool};
+use viaduct_cni::{CniError, fault, spool};
 use viaduct_model::{AllocateError, AttachmentId, Endpoint, MacAddr};
 
 use super::descriptors::Namespace;
@@ -17,6 +17,7 @@ use crate::kernel::{NetlinkError, NetlinkSocket, veth};
 
 impl Owner {
     pub(super) fn begin_add(&mut self, link: &str, job: Job) {
+        fault::point("add.begun");
         // A DEL of an earlier life must not strike this one at the next start.
         // One that may not be touched may not be read then either.
         let cleared = spool::remove(&self.run_dir, &job.request.id);
@@ -95,6 +96,7 @@ impl Owner {
                 return self.refuse(job, error);
             }
         };
+        fault::point("add.allocated");
         let request = &job.request;
         let endpoint = Endpoint {
             id: request.id.clone(),
@@ -157,6 +159,7 @@ impl Owner {
             }
             return self.refuse(job, error);
         }
+        fault::point("add.recorded");
         let (wiring, own) = (self.wiring.clone(), self.own.clone());
         tokio::spawn(async move {
             let outcome = wiring
@@ -179,6 +182,7 @@ impl Owner {
         };
         match outcome {
             Ok(Made { secondary }) => {
+                fault::point("add.wired");
                 let endpoint = Endpoint {
                     wired: true,
                     secondary,
@@ -186,7 +190,11 @@ impl Owner {
                 };
                 let reply = Reply::Wired(answer_of(&endpoint));
                 match self.record(endpoint) {
-                    Ok(()) => self.answer(job, reply),
+                    Ok(()) => {
+                        fault::point("add.recorded_wired");
+                        self.answer(job, reply);
+                        fault::point("add.answered");
+                    }
                     // The record says "not wired" still, which a DEL or the next
                     // start cleans up.
                     Err(error) => self.refuse(job, error),

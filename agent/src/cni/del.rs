@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use viaduct_cni::protocol::Reply;
-use viaduct_cni::{CniError, spool};
+use viaduct_cni::{CniError, fault, spool};
 use viaduct_model::Endpoint;
 
 use super::owner::{Event, Job, Owner};
@@ -18,6 +18,7 @@ const DELETIONS: u32 = 3;
 
 impl Owner {
     pub(super) fn begin_del(&mut self, link: &str, job: Job) {
+        fault::point("del.begun");
         let known = match self.endpoints.get(link) {
             Some(existing) if existing.id == job.request.id => Some(existing.clone()),
             Some(existing) if self.stand_ins.contains_key(link) => Some(existing.clone()),
@@ -33,6 +34,7 @@ impl Owner {
         };
         Arc::make_mut(&mut self.endpoints).insert(link.to_owned(), leaving.clone());
         self.publish();
+        fault::point("del.published");
         let (wiring, own) = (self.wiring.clone(), self.own.clone());
         tokio::spawn(async move {
             let outcome = wiring
@@ -55,6 +57,7 @@ impl Owner {
             );
             return self.refuse(job, error);
         }
+        fault::point("del.cut_off");
         if let Err(e) = self.ledger.remove(&link) {
             let error = CniError::new(
                 CniError::IO_FAILURE,
@@ -65,6 +68,7 @@ impl Owner {
             );
             return self.refuse(job, error);
         }
+        fault::point("del.removed");
         // Not the job's id: a stand-in's is another.
         if let Some(endpoint) = self.endpoints.get(&link) {
             for address in self.addresses.release(&endpoint.id) {
@@ -78,7 +82,9 @@ impl Owner {
         self.publish();
         // The deletion of the link, the slow part, need not be waited for; but the
         // attachment stays busy until then.
+        fault::point("del.spool_cleared");
         let _ = job.answer.send(Reply::Gone);
+        fault::point("del.answered");
         self.doomed.push(link);
         self.delete_doomed(Duration::ZERO);
     }
@@ -105,6 +111,7 @@ impl Owner {
     }
 
     pub(super) fn deleted(&mut self, outcome: Result<(), NetlinkError>) {
+        fault::point("del.deleted");
         let links = std::mem::take(&mut self.dying);
         if let Err(e) = outcome {
             self.failed_deletions += 1;

@@ -61,6 +61,13 @@ impl Ledger {
         let mut loaded = Loaded::default();
         for file in fs::read_dir(&self.directory)? {
             let path = file?.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                // Of a write that was cut off; nobody else writes here.
+                if let Err(error) = fs::remove_file(&path) {
+                    tracing::warn!(path = %path.display(), %error, "half a record cannot be removed");
+                }
+                continue;
+            }
             let Some(stem) = stem(&path) else { continue };
             match read(&path, &stem) {
                 Ok(endpoint) => {
@@ -127,7 +134,6 @@ pub(super) fn damaged_directory(run_dir: &Path) -> PathBuf {
 }
 
 fn stem(path: &Path) -> Option<String> {
-    // A write that was cut off leaves `….json.tmp`, which never counted.
     if path.extension()? != "json" {
         return None;
     }

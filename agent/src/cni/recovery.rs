@@ -9,7 +9,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-use viaduct_cni::spool;
+use viaduct_cni::{fault, spool};
 use viaduct_model::attachment::LINK_PREFIX;
 use viaduct_model::{AttachmentId, Endpoint, MacAddr};
 
@@ -114,7 +114,10 @@ fn remove(
     let removed = veth::cut_off(host, &endpoint.link, &endpoint.addresses)
         .and_then(|()| veth::delete(host, &endpoint.link))
         .map_err(io::Error::other)
-        .and_then(|()| ledger.remove(&endpoint.link));
+        .and_then(|()| {
+            fault::point("recovery.deleted");
+            ledger.remove(&endpoint.link)
+        });
     if let Err(error) = removed {
         tracing::error!(attachment = %endpoint.id, %error, "an attachment cannot be removed; its address stays taken");
         return false;
@@ -187,6 +190,9 @@ fn replay(
     ledger: &Ledger,
     host: &mut NetlinkSocket,
 ) -> io::Result<()> {
+    if let Err(error) = spool::remove_unfinished(run_dir) {
+        tracing::warn!(%error, "what killed plugins left in the spool stays there");
+    }
     for entry in spool::read(run_dir)? {
         let request = match entry.request {
             Ok(request) => request,
@@ -202,6 +208,7 @@ fn replay(
             Some(endpoint) => remove(recovered, ledger, host, &endpoint),
             None => true,
         };
+        fault::point("replay.done");
         let taken_out = if done {
             std::fs::remove_file(&entry.path)
         } else {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use tokio::sync::Semaphore;
-use viaduct_cni::CniError;
+use viaduct_cni::{CniError, fault};
 use viaduct_model::{Endpoint, MacAddr};
 
 use super::descriptors::Namespace;
@@ -125,6 +125,7 @@ pub(super) fn wire(
     }
     .map_err(|e| clean(refused(pair, "create the veth pair", &e)))?;
 
+    fault::point("wire.created");
     connect(host, &mut pod, endpoint, pair, index).map_err(|error| {
         let undone = veth::delete(host, &pair.link);
         if let Err(e) = &undone {
@@ -196,6 +197,7 @@ fn connect(
         secondary::provide(pod, pair, pod_index)
             .map_err(|e| refused(pair, "give the pod's second interface its way out", &e))?;
     }
+    fault::point("wire.pod_end");
     veth::finish_host_end(
         host,
         &pair.link,
@@ -211,6 +213,7 @@ fn connect(
             ),
         )
     })?;
+    fault::point("wire.host_end");
     wait_for_carrier(pod, pair)?;
     Ok(Wired { secondary })
 }

@@ -225,6 +225,24 @@ impl Node {
     }
 }
 
+/// Asks an agent that may be away or die over it; then there is no reply.
+pub(crate) async fn try_ask(
+    run_dir: &Path,
+    request: &Request,
+    descriptors: Vec<OwnedFd>,
+) -> Option<Reply> {
+    let frame = frame::encode(request).unwrap();
+    let socket = run_dir.join("cni.sock");
+    tokio::task::spawn_blocking(move || {
+        let stream = UnixStream::connect(socket).ok()?;
+        let fds: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        frame::send_with_descriptors(&stream, &frame, &fds).ok()?;
+        reply(stream)
+    })
+    .await
+    .unwrap()
+}
+
 pub(crate) fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
     let sent = frame::send_with_descriptors(stream, bytes, descriptors).unwrap();
     assert_eq!(sent, bytes.len());
@@ -235,7 +253,7 @@ pub(crate) fn reply(mut stream: UnixStream) -> Option<Reply> {
     let mut header = [0; HEADER];
     stream.read_exact(&mut header).ok()?;
     let mut payload = vec![0; frame::payload_length(header).unwrap()];
-    stream.read_exact(&mut payload).unwrap();
+    stream.read_exact(&mut payload).ok()?;
     Some(frame::decode(&payload).unwrap())
 }
 

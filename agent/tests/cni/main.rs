@@ -7,6 +7,7 @@
 mod check;
 mod crowd;
 mod damage;
+mod faults;
 mod forgetting;
 mod harness;
 mod interfaces;

@@ -162,6 +162,31 @@ fn an_add_overtakes_a_spooled_del_of_the_same_attachment() {
 }
 
 #[test]
+fn the_connections_of_a_pod_are_forgotten_with_it() {
+    in_lab(one_node(2), |lab| {
+        let node = only_node(lab)?;
+        let rules = "table ip tracking { chain in { type filter hook input priority 0; ct state invalid drop; } }";
+        node.run("nft", &[rules])?;
+        let pods = node.pods();
+        let known = |pod: &Pod| -> Result<bool> {
+            let list = node.run("conntrack", &["-L"])?;
+            Ok(list.contains(&format!("={} ", pod.ip)))
+        };
+        for pod in &pods {
+            node.run("ping", &["-c", "1", "-W", "1", &pod.ip.to_string()])?;
+            ensure!(known(pod)?, "nothing is tracked");
+        }
+        node.del_pod(&pods[0])?;
+        eventually(|| {
+            ensure!(!known(&pods[0])?, "remembered still");
+            Ok(())
+        })?;
+        ensure!(known(&pods[1])?, "another's was forgotten");
+        Ok(())
+    });
+}
+
+#[test]
 fn only_root_and_the_agent_itself_are_heard_on_the_socket() {
     in_lab(one_node(0), |lab| {
         let node = only_node(lab)?;
