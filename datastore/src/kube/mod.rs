@@ -270,7 +270,7 @@ fn kept(sent: &Value, got: &Value, part: &str) -> Result<(), Fault> {
         Some(path) => Err(Fault::Denied {
             reason: format!(
                 "it drops {part}{path}: its definitions are older than this release; \
-                 install those of this release: kubectl apply -f deploy/crds/"
+                 install those of this release: kubectl apply -k deploy/crds"
             ),
         }),
     }

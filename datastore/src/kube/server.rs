@@ -291,6 +291,6 @@ impl Server {
 
 fn not_installed() -> String {
     format!(
-        "it does not know the resources of {API_VERSION}; install the definitions of this release: kubectl apply -f deploy/crds/"
+        "it does not know the resources of {API_VERSION}; install the definitions of this release: kubectl apply -k deploy/crds"
     )
 }
