@@ -165,7 +165,7 @@ fn an_add_overtakes_a_spooled_del_of_the_same_attachment() {
 fn the_connections_of_a_pod_are_forgotten_with_it() {
     in_lab(one_node(2), |lab| {
         let node = only_node(lab)?;
-        let rules = "table ip tracking { chain in { type filter hook input priority 0; ct state invalid drop; } }";
+        let rules = "table ip tracking { chain in { type filter hook input priority 0; ct state invalid drop; }; }";
         node.run("nft", &[rules])?;
         let pods = node.pods();
         let known = |pod: &Pod| -> Result<bool> {
