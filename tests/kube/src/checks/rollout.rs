@@ -13,7 +13,7 @@ use crate::wait;
 pub(super) const NAMESPACE: &str = "viaduct-system";
 
 /// The kustomization that is deployed, unless VIADUCT_KUBE_DEPLOY names another.
-const DEPLOYED: &str = "viaduct-etcd";
+const DEPLOYED: &str = "viaduct";
 
 /// The DaemonSet.
 const AGENTS: &str = "daemonset/viaduct-agent";
