@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use viaduct_lab::{Backend, Node, command, netns};
+use viaduct_lab::{Backend, Node, Pod, command, netns};
 
 /// Everything of ours in a node's kernel, one line each, in a fixed order: links
 /// with MAC, MTU and state, addresses, routes, neighbours, FDB entries, settings.
@@ -45,12 +45,13 @@ pub fn ours(node: &Node) -> Result<Vec<String>> {
     });
     for family in ["4", "6"] {
         // Another reader than the agent's, and in the node's own namespace; without a
-        // process for each value, which take long where they are emulated.
+        // process for each value, which take long where they are emulated. These files have
+        // no second byte to read, and so `read` finds no end of a line and fails.
         let script = format!(
             "cd /proc/sys/net/ipv{family}/conf && for link in via*; do \
              for key in forwarding rp_filter accept_ra; do \
-             [ -e $link/$key ] && read -r value < $link/$key && \
-             echo ipv{family} $link $key $value; done; done; true"
+             [ -e $link/$key ] || continue; read -r value < $link/$key || true; \
+             echo ipv{family} $link $key ${{value:?nothing was read}}; done; done"
         );
         take("setting", node.run("sh", &["-c", &script])?, |_| true);
     }
@@ -87,6 +88,22 @@ pub fn backends_of_the_kernel() -> Vec<Backend> {
     };
     let all = [Backend::Vxlan, Backend::HostGw, Backend::Ipip];
     all.into_iter().filter(has).collect()
+}
+
+/// Waits until the source check holds a pod to its address, which is a moment after its ADD.
+/// Returns the name of the pod's host end.
+///
+/// # Errors
+/// When that takes too long.
+pub fn source_checked(node: &Node, pod: &Pod) -> Result<String> {
+    let link = pod.result["interfaces"][0]["name"].as_str();
+    let link = link.context("the host end's name")?;
+    crate::eventually(|| {
+        let table = node.run("nft", &["list", "table", "netdev", "viaduct"])?;
+        ensure!(table.contains(link), "the source check lacks {link}");
+        Ok(())
+    })?;
+    Ok(link.to_owned())
 }
 
 /// How many lines of [`ours`] each block of a peer is.
@@ -164,11 +181,15 @@ const MARK: &str = "blackhole 198.18.0.1";
 const TABLE_MARK: &str = "nobodys";
 
 impl<'a> Monitor<'a> {
-    /// Begins; everything that happens after this has returned is seen.
+    /// Begins once the node's pods are wholly set up; everything that happens after this has
+    /// returned is seen.
     ///
     /// # Errors
     /// When the monitor does not come up.
     pub fn start(node: &'a Node) -> Result<Self> {
+        for pod in node.pods() {
+            source_checked(node, &pod)?;
+        }
         let mut monitor = Self {
             node,
             children: Vec::new(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use viaduct_e2e::{eventually, viaductctl};
+use viaduct_e2e::{eventually, source_checked, viaductctl};
 use viaduct_lab::{Echo, Lab, LabOptions, Node, Pod, command, in_lab, netns};
 
 /// A host beyond the underlay, which knows no way to pods.
@@ -193,8 +193,8 @@ fn pods_of_a_pool_without_nat_outgoing_keep_their_addresses_and_others_do_not() 
         }
         eventually(|| sees(&outside, OUTSIDE, &natted.netns, n1.address().into()))?;
         eventually(|| sees(&outside, OUTSIDE, &plain.netns, plain.ip))?;
-        // Both are pods to each other.
-        sees(&plain.netns, plain.ip, &natted.netns, natted.ip)?;
+        // Both are pods to each other, once the table knows the new pool.
+        eventually(|| sees(&plain.netns, plain.ip, &natted.netns, natted.ip))?;
         sees(&natted.netns, natted.ip, &plain.netns, plain.ip)
     });
 }
@@ -253,7 +253,7 @@ fn whatever_is_done_to_the_tables_is_undone_at_once() {
         let outside = outside()?;
         let n1 = lab.node("n1")?;
         let (here, _) = two_pods(lab)?;
-        let link = known(&n1, &here)?;
+        let link = source_checked(&n1, &here)?;
         let right = tables(&n1)?;
         for damage in [
             "flush ruleset".to_owned(),
@@ -285,18 +285,6 @@ fn table(node: &Node) -> Result<String> {
     node.run("nft", &["list", "table", "netdev", "viaduct"])
 }
 
-/// Waits until the table knows a pod's device, and names that.
-fn known(node: &Node, pod: &Pod) -> Result<String> {
-    let link = pod.result["interfaces"][0]["name"]
-        .as_str()
-        .context("the host end's name")?;
-    eventually(|| {
-        ensure!(table(node)?.contains(link), "{link} is not known");
-        Ok(())
-    })?;
-    Ok(link.to_owned())
-}
-
 #[test]
 fn a_pod_that_sends_from_a_foreign_address_is_dropped_and_counted() {
     in_lab(LabOptions::default(), |lab| {
@@ -304,7 +292,7 @@ fn a_pod_that_sends_from_a_foreign_address_is_dropped_and_counted() {
         let (here, there) = two_pods(lab)?;
         let spoofed = || n1.metric("viaduct_spoofed_packets_total");
         ensure!(spoofed()? < 0.5, "counted before anything was sent");
-        known(&n1, &here)?;
+        source_checked(&n1, &here)?;
         // Also where the host is lax: the kernel takes the greater of the two.
         n1.run("sysctl", &["-qw", "net.ipv4.conf.all.rp_filter=2"])?;
         here.ping(there.ip, Echo::default())?;
@@ -336,7 +324,7 @@ fn a_pod_that_sends_from_a_foreign_address_is_dropped_and_counted() {
         // A pod that came later is held to its address too, and one that is gone is
         // forgotten.
         let late = n1.add_pod("late")?;
-        let link = known(&n1, &late)?;
+        let link = source_checked(&n1, &late)?;
         n1.del_pod(&late)?;
         eventually(|| {
             ensure!(!table(&n1)?.contains(&link), "{link} is still known");
