@@ -11,9 +11,9 @@ use super::ruleset::{Ruleset, TableFamily};
 use super::{Options, masquerade, source_check};
 use crate::state::{Endpoints, NodeState};
 
-/// What changes of pods wait for, so that many become one transaction. `rp_filter`
-/// holds a new pod to its address meanwhile.
-const GATHER: Duration = Duration::from_millis(100);
+/// For how long no pod must have come or gone, so that many become one transaction, which is
+/// not in the way of the next ADD. `rp_filter` holds a new pod to its address meanwhile.
+const GATHER: Duration = Duration::from_millis(200);
 
 /// One table and its inputs.
 pub(super) trait Part: Send {
@@ -31,8 +31,8 @@ pub(super) trait Part: Send {
     /// Whether the last answer lacks something that will come by itself.
     fn is_waiting(&self) -> bool;
 
-    /// Waits for a change of an input and says how long more of it may be gathered;
-    /// `None` when there will be none any more.
+    /// Waits for a change of an input and says how long it must be quiet before it is acted
+    /// upon; `None` when there will be none any more.
     fn changed(&mut self) -> impl Future<Output = Option<Duration>> + Send;
 }
 

@@ -26,14 +26,21 @@ use crate::kernel::nftables::{Seen, TableMonitor, counted_packets};
 use crate::state::{Endpoints, NodeState};
 
 /// How often the table is listed though nothing called for it, in seconds. Jittered,
-/// lest all nodes do it at once.
-const AUDIT_SECONDS: std::ops::Range<f64> = 54.0..66.0;
+/// lest all nodes do it at once. Rarely, because it costs a process and every change is
+/// told, lost notifications too.
+const AUDIT_SECONDS: std::ops::Range<f64> = 270.0..330.0;
+
+/// The same while nothing is heard.
+const DEAF_AUDIT_SECONDS: std::ops::Range<f64> = 54.0..66.0;
+
+/// How many times longer than a change's own wait the first one of many waits.
+const PATIENCE: u32 = 10;
 
 /// When changes of our own are looked at.
 const VERIFY: Duration = Duration::from_secs(1);
 
 /// How often the counter is read.
-const COUNT: Duration = Duration::from_secs(2);
+const COUNT: Duration = Duration::from_secs(5);
 
 /// Says that somebody touched a table.
 pub trait Watcher: Send + 'static {
@@ -158,6 +165,8 @@ async fn keep<P: Part>(
                     // The audit still finds what is no longer told.
                     tracing::error!(%error, "nftables' notifications have ended");
                     hears = false;
+                    schedule.audit = DEAF_AUDIT_SECONDS;
+                    schedule.look();
                 }
             },
             _ = count.tick(), if P::COUNTS => {
@@ -213,7 +222,10 @@ impl Dropped {
 /// When the next comparison begins, and whether it has to look.
 struct Schedule {
     wanted: Instant,
+    /// When what changed has been gathered, and until when that may last.
+    gathered: Option<(Instant, Instant)>,
     earliest: Instant,
+    audit: std::ops::Range<f64>,
     allowance: Allowance,
     /// From when on memory is to be doubted.
     look_at: Instant,
@@ -226,7 +238,9 @@ impl Schedule {
         let now = Instant::now();
         Self {
             wanted: now,
+            gathered: None,
             earliest: now,
+            audit: AUDIT_SECONDS,
             allowance: Allowance::new(now),
             look_at: now,
             failed: Backoff::default(),
@@ -235,7 +249,9 @@ impl Schedule {
     }
 
     fn at(&self) -> Instant {
-        self.wanted.min(self.look_at).max(self.earliest)
+        let wanted = self.wanted.min(self.look_at);
+        let gathered = self.gathered.map_or(wanted, |(at, _)| at);
+        wanted.min(gathered).max(self.earliest)
     }
 
     /// Somebody else touched the table.
@@ -243,17 +259,22 @@ impl Schedule {
         self.look_at = self.look_at.min(Instant::now());
     }
 
-    /// Something that is compared with memory has changed.
-    fn compare(&mut self, delay: Duration) {
-        self.wanted = self.wanted.min(Instant::now() + delay);
+    /// Something that is compared with memory has changed. More of it is waited for until
+    /// there was none for so long: the kernel makes links wait while a transaction runs, and
+    /// pods that are being added must not.
+    fn compare(&mut self, quiet: Duration) {
+        let now = Instant::now();
+        let latest = self.gathered.map_or(now + quiet * PATIENCE, |(_, at)| at);
+        self.gathered = Some(((now + quiet).min(latest), latest));
     }
 
     /// Says whether to look; what is wanted from now on is the next one's.
     fn begin(&mut self) -> bool {
         let now = Instant::now();
-        let audit = now + Duration::from_secs_f64(rand::random_range(AUDIT_SECONDS));
+        let audit = now + Duration::from_secs_f64(rand::random_range(self.audit.clone()));
         let look = self.look_at <= now;
         self.wanted = audit;
+        self.gathered = None;
         if look {
             self.look_at = audit;
         }
@@ -278,7 +299,7 @@ impl Schedule {
     fn wait_for(&mut self, something: bool) {
         if something {
             let wait = self.waiting.failed();
-            self.compare(wait);
+            self.wanted = self.wanted.min(Instant::now() + wait);
         } else {
             self.waiting.succeeded();
         }
