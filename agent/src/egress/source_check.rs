@@ -11,7 +11,7 @@
 //! number zero are taken off later than this. IPv6 passes, for pods have no IPv6
 //! addresses yet but the link's own.
 //!
-//! A pod's first tenth of a second passes without its chain, held by its device's
+//! A pod's first moments pass without its chain, held by its device's
 //! strict `rp_filter`: an ADD never waits for `nft`.
 
 use std::collections::BTreeMap;

@@ -94,7 +94,7 @@ impl Egress {
         if rp_filter_is_loose() {
             tracing::warn!(
                 "net.ipv4.conf.all.rp_filter is 2 (loose), which outweighs the strict setting of \
-                 pods' devices: in its first tenth of a second, and where the bandwidth plugin \
+                 pods' devices: in its first moments, and where the bandwidth plugin \
                  shapes what it sends, a pod can send from addresses that are not its own; set it \
                  to 0 or 1"
             );
