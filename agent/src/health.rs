@@ -395,6 +395,7 @@ mod tests {
             &verified(),
             &fine(),
             &stands(),
+            &unused(),
         );
         assert!(with_view.ready() && with_view.to_string().contains("connection refused"));
         let without = readiness(
@@ -467,6 +468,7 @@ mod tests {
                 &verified(),
                 &fine(),
                 egress,
+                &unused(),
             )
         };
         assert!(ready(&stands()).ready());
