@@ -87,8 +87,6 @@ struct Numbers {
     refused: Gauge,
     problems: Gauge,
     conflicts: Gauge,
-    foreign: Gauge,
-    waiting: Gauge,
     reconciles: Counter,
     repairs: Counter,
     egress_problems: Gauge,
@@ -134,16 +132,6 @@ impl Numbers {
             "foreign_route_conflicts",
             "Routes of others that lead into this network's blocks",
             self.conflicts.clone(),
-        );
-        registry.register(
-            "pods_cut_off",
-            "Pods that are cut off because their address belongs to another node",
-            self.foreign.clone(),
-        );
-        registry.register(
-            "pods_waiting_for_address",
-            "ADDs that wait for an address",
-            self.waiting.clone(),
         );
         registry.register(
             "dataplane_reconciles",
@@ -228,7 +216,6 @@ impl Health {
             &self.sources.report.borrow(),
             &self.sources.trouble.borrow(),
             &self.sources.egress.borrow(),
-            &self.sources.usage.borrow(),
         )
     }
 
@@ -275,10 +262,6 @@ impl Health {
             number.inc_by(value.saturating_sub(number.get()));
         }
         drop(egress);
-        let usage = sources.usage.borrow();
-        numbers.foreign.set(count(usage.foreign.len()));
-        numbers.waiting.set(usage.waiting.into());
-        drop(usage);
         numbers.addresses.clear();
         for (cidr, usage) in &sources.usage.borrow().blocks {
             for (state, value) in [("used", usage.used), ("free", usage.free)] {
@@ -301,7 +284,6 @@ fn readiness(
     report: &DataplaneReport,
     trouble: &UnderlayTrouble,
     egress: &EgressReport,
-    usage: &AddressUsage,
 ) -> Readiness {
     let mut readiness = Readiness {
         problems: Vec::new(),
@@ -349,8 +331,6 @@ fn readiness(
                     }
                 }
             }
-            let foreign = usage.foreign.values();
-            readiness.warnings.extend(foreign.map(ToString::to_string));
         }
     }
     readiness
@@ -360,10 +340,6 @@ fn readiness(
 mod tests {
     use super::*;
     use crate::egress::TableReport;
-
-    fn unused() -> AddressUsage {
-        AddressUsage::default()
-    }
 
     fn verified() -> DataplaneReport {
         DataplaneReport {
@@ -395,17 +371,9 @@ mod tests {
             &verified(),
             &fine(),
             &stands(),
-            &unused(),
         );
         assert!(with_view.ready() && with_view.to_string().contains("connection refused"));
-        let without = readiness(
-            &lost,
-            None,
-            &DataplaneReport::default(),
-            &fine(),
-            &stands(),
-            &unused(),
-        );
+        let without = readiness(&lost, None, &DataplaneReport::default(), &fine(), &stands());
         assert!(!without.ready() && without.to_string().contains("connection refused"));
     }
 
@@ -423,7 +391,6 @@ mod tests {
             &report,
             &fine(),
             &stands(),
-            &unused(),
         );
         assert_eq!(readiness.to_string(), "not ready\nproblem: route X: no\n");
     }
@@ -442,7 +409,6 @@ mod tests {
                 &report,
                 trouble,
                 &stands(),
-                &unused(),
             )
             .to_string()
         };
@@ -468,7 +434,6 @@ mod tests {
                 &verified(),
                 &fine(),
                 egress,
-                &unused(),
             )
         };
         assert!(ready(&stands()).ready());

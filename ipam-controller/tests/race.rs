@@ -245,7 +245,6 @@ impl World {
                 bootstrap: Vec::new(),
                 reclaim_after: Duration::from_secs(100),
                 quarantine: Duration::from_secs(10),
-                listen: Duration::ZERO,
                 refresh: Duration::from_secs(60),
             },
             now: Duration::ZERO,
@@ -269,11 +268,11 @@ impl World {
             .into_iter()
             .filter(|block| block.node.as_str() == name)
             .collect();
-        let gives: BTreeMap<_, _> = mine
+        let gives: Vec<_> = mine
             .iter()
             .filter(|b| b.state == BlockState::Releasing)
             .chain(mine.last().filter(|_| give))
-            .map(|b| (b.cidr.record_name(), b.generation))
+            .map(|b| b.cidr)
             .collect();
         let claim = Claim {
             incarnation: "i".into(),
@@ -286,8 +285,6 @@ impl World {
                 .map(|b| (b.cidr.record_name(), Default::default()))
                 .collect(),
             gives,
-            holds: BTreeMap::new(),
-            renews: BTreeMap::new(),
             conditions: Vec::new(),
             extra: BTreeMap::new(),
         };
@@ -331,7 +328,7 @@ impl World {
                     block
                 ),
                 _ => prop_assert!(
-                    claim.gives.contains_key(&old.cidr.record_name())
+                    claim.gives.contains(&old.cidr)
                         && !claim.blocks.contains_key(&old.cidr.record_name()),
                     "taken from a node that lives: {:?}",
                     old

@@ -14,7 +14,6 @@ pub mod invalid;
 pub mod mac;
 pub mod name;
 pub mod record;
-pub mod tenure;
 pub mod view;
 
 pub use addresses::{AddressManager, AllocateError, BlockService};
@@ -28,5 +27,4 @@ pub use record::{
     Backend, Block, BlockState, BlockUsage, Claim, Condition, Kind, Node, PerFamily, Pool,
     PoolStatus, Record,
 };
-pub use tenure::Tenure;
 pub use view::ClusterView;

@@ -74,7 +74,6 @@ impl Owner {
             for address in self.addresses.release(&endpoint.id) {
                 let _ = self.forgetting.send(address);
             }
-            self.judge_foreign();
         }
         self.stand_ins.remove(&link);
         if let Err(e) = spool::remove(&self.run_dir, &job.request.id) {

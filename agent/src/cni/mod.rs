@@ -19,7 +19,6 @@ mod del;
 mod descriptors;
 mod forgetting;
 mod gc;
-mod hunger;
 mod ledger;
 mod metrics;
 mod owner;
@@ -29,7 +28,7 @@ mod silent;
 mod status;
 mod wiring;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -39,7 +38,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use viaduct_model::{Endpoint, MacAddr, Tenure};
+use viaduct_model::{Endpoint, MacAddr};
 
 pub use metrics::CniMetrics;
 
@@ -71,9 +70,6 @@ pub struct CniOptions {
     /// What an earlier agent of this node knew of its blocks, to go by until the
     /// datastore has been read.
     pub memory: Option<Memory>,
-    /// This node's hold on its blocks. Without it the records alone decide what is
-    /// handed out, which is enough where nobody else could get a block.
-    pub tenure: Option<watch::Receiver<Arc<Tenure>>>,
 }
 
 impl CniOptions {
@@ -84,7 +80,6 @@ impl CniOptions {
             cool_down: viaduct_model::addresses::COOL_DOWN,
             metrics: CniMetrics::default(),
             memory: None,
-            tenure: None,
         }
     }
 }
@@ -182,9 +177,6 @@ pub async fn start(
         }
     }
 
-    if let Some(tenure) = &options.tenure {
-        addresses.hold(&tenure.borrow());
-    }
     if let Some(memory) = memory.as_deref() {
         addresses.remember(memory);
     }
@@ -213,10 +205,6 @@ pub async fn start(
         events,
         own: own.clone(),
         starved: false,
-        tenure: options.tenure,
-        foreign: BTreeMap::new(),
-        hungry: VecDeque::new(),
-        fresh: HashSet::new(),
     };
     owner.adopt_node();
     let context = server::Context {

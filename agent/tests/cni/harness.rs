@@ -322,7 +322,6 @@ pub(crate) fn node_state() -> NodeState {
             ..ClusterView::default()
         }),
         on_link: Default::default(),
-        disputed: Default::default(),
     }
 }
 

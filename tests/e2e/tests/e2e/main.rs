@@ -11,7 +11,6 @@ mod egress;
 mod libcni;
 mod memory;
 mod names;
-mod ownership;
 mod pools;
 mod privilege;
 mod reach;
