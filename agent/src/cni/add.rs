@@ -161,7 +161,9 @@ impl Owner {
         }
         fault::point("add.recorded");
         let (wiring, own) = (self.wiring.clone(), self.own.clone());
+        let forgetting = self.forgetting.clone();
         tokio::spawn(async move {
+            forgetting.are_clean(&endpoint.addresses).await;
             let outcome = wiring
                 .run(move |host| wiring::wire(host, &endpoint, &pair, namespace, replace))
                 .await

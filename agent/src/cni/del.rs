@@ -72,7 +72,7 @@ impl Owner {
         // Not the job's id: a stand-in's is another.
         if let Some(endpoint) = self.endpoints.get(&link) {
             for address in self.addresses.release(&endpoint.id) {
-                let _ = self.forgetting.send(address);
+                self.forgetting.released(address);
             }
         }
         self.stand_ins.remove(&link);

@@ -43,6 +43,7 @@ use viaduct_model::{Endpoint, MacAddr};
 pub use metrics::CniMetrics;
 
 use self::addresses::Addresses;
+use self::forgetting::Forgetting;
 use self::ledger::Ledger;
 use self::owner::{Event, Owner};
 use self::wiring::Wiring;
@@ -169,11 +170,10 @@ pub async fn start(
         recovered.endpoints.values().chain(&recovered.released),
         options.cool_down,
     );
-    let forgetting = forgetting::begin(metrics.clone());
+    let forgetting = Forgetting::begin(metrics.clone());
     for endpoint in &recovered.released {
         for address in addresses.release(&endpoint.id) {
-            // Its receiver lives as long as the owner does.
-            let _ = forgetting.send(address);
+            forgetting.released(address);
         }
     }
 

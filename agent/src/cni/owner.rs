@@ -114,6 +114,8 @@ impl Owner {
                 },
             }
         }
+        // The next agent does not know what was released just now.
+        self.forgetting.all_done().await;
     }
 
     /// Takes over the blocks of a new state of the node.

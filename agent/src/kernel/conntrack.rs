@@ -28,6 +28,7 @@ use super::socket::{ANSWER_LIMIT, failed};
 /// `NFNL_SUBSYS_CTNETLINK << 8` and the messages of `linux/netfilter/nfnetlink_conntrack.h`.
 const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
+const GET_STATS: u16 = 1 << 8 | 5;
 
 /// `struct nfgenmsg` for IPv4: family, version, resource.
 const GENERIC: [u8; 4] = [2, 0, 0, 0];
@@ -35,6 +36,8 @@ const GENERIC: [u8; 4] = [2, 0, 0, 0];
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const ID: u16 = 12;
+/// Of the answer to [`GET_STATS`].
+const ENTRIES: u16 = 1;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
 const FILTER_ORIG_FLAGS: u16 = 1;
@@ -47,8 +50,9 @@ const KIND: u16 = 0x3fff;
 
 const HEADER: usize = 16;
 
-/// The largest table walk that is cheaper than one list of everything.
-const FILTERED: usize = 4;
+/// How many connections are listed in the time of a walk through a table that holds
+/// none (262,144 buckets, the kernel's default on most machines: 9 ms).
+const LISTED_PER_WALK: usize = 10_000;
 
 /// The kernel's connections, IPv4.
 #[derive(Debug)]
@@ -92,14 +96,16 @@ impl Conntrack {
     /// The kernel's refusal; it may know no connections at all.
     pub fn forget(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<usize, NetlinkError> {
         let mut names = BTreeSet::new();
-        if addresses.len() <= FILTERED {
-            for address in addresses {
-                for end in [End::Caller, End::Called, End::Answers] {
-                    self.list(&filter(end, *address), addresses, &mut names)?;
+        match look(addresses.len(), self.count()?) {
+            Look::None => {}
+            Look::All => self.list(&[], addresses, &mut names)?,
+            Look::Filtered => {
+                for address in addresses {
+                    for end in ENDS {
+                        self.list(&filter(end, *address), addresses, &mut names)?;
+                    }
                 }
             }
-        } else {
-            self.list(&[], addresses, &mut names)?;
         }
         let mut forgotten = 0;
         for name in names {
@@ -111,6 +117,15 @@ impl Conntrack {
             }
         }
         Ok(forgotten)
+    }
+
+    /// How many connections the kernel tracks in this namespace.
+    fn count(&mut self) -> Result<usize, NetlinkError> {
+        self.ask(GET_STATS, NLM_F_ACK, &[])?;
+        let mut count = None;
+        self.answers(|payload| count = count.or_else(|| entries(payload)))?;
+        // A kernel that does not tell is taken for a busy one.
+        Ok(count.unwrap_or(usize::MAX))
     }
 
     /// Names the connections of `addresses` among those that the kernel lists with
@@ -181,6 +196,35 @@ impl Conntrack {
     }
 }
 
+/// How connections are looked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// There are none.
+    None,
+    /// By one list of everything.
+    All,
+    /// By a list for each end of each address, for each of which the kernel walks its
+    /// whole table, but tells little.
+    Filtered,
+}
+
+/// The cheapest way to look for connections of so many addresses among so many.
+fn look(addresses: usize, connections: usize) -> Look {
+    let walks_spared = (addresses * ENDS.len()).saturating_sub(1);
+    match connections {
+        0 => Look::None,
+        _ if connections > walks_spared.saturating_mul(LISTED_PER_WALK) => Look::Filtered,
+        _ => Look::All,
+    }
+}
+
+fn entries(payload: &[u8]) -> Option<usize> {
+    attributes(payload.get(GENERIC.len()..)?)
+        .find(|(kind, _)| *kind == ENTRIES)
+        .and_then(|(_, value)| value.try_into().ok())
+        .and_then(|bytes| usize::try_from(u32::from_be_bytes(bytes)).ok())
+}
+
 /// Where in a connection an address may stand. Where it is answered to is where it
 /// called from, unless that was translated, and then the caller's own stands first.
 #[derive(Clone, Copy)]
@@ -189,6 +233,8 @@ enum End {
     Called,
     Answers,
 }
+
+const ENDS: [End; 3] = [End::Caller, End::Called, End::Answers];
 
 /// What makes the kernel list only connections with this address at this end.
 fn filter(end: End, address: Ipv4Addr) -> Vec<u8> {
@@ -283,6 +329,25 @@ mod tests {
         let mut expected = tuple(TUPLE_ORIG, [10, 0, 0, 1], [192, 0, 2, 1]);
         expected.extend(attribute(ID, &7u32.to_be_bytes()));
         assert_eq!(name(&payload), expected);
+    }
+
+    #[test]
+    fn a_large_table_is_listed_only_for_many_addresses() {
+        assert_eq!(look(1, 0), Look::None);
+        assert_eq!(look(1, 20_000), Look::All);
+        assert_eq!(look(1, 20_001), Look::Filtered);
+        assert_eq!(look(4, 100_000), Look::All);
+        assert_eq!(look(4, 200_000), Look::Filtered);
+        assert_eq!(look(200, usize::MAX), Look::Filtered);
+    }
+
+    #[test]
+    fn the_count_is_read_in_network_order_and_not_from_less() {
+        let mut payload = vec![0, 0, 0, 0];
+        payload.extend(attribute(ENTRIES, &258u32.to_be_bytes()));
+        assert_eq!(entries(&payload), Some(258));
+        assert_eq!(entries(&payload[..6]), None);
+        assert_eq!(entries(&[]), None);
     }
 
     #[test]

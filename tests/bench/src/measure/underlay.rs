@@ -39,7 +39,7 @@ pub(super) fn run(setting: Setting) -> Result<Vec<Row>> {
             sh(
                 &node,
                 &format!(
-                    "ip addr add {to}/24 dev eth0; ip addr del {from}/24 dev eth0; \
+                    "ip addr del {from}/24 dev eth0; ip addr add {to}/24 dev eth0; \
                      ip route replace default via {} dev eth0",
                     underlay::BRIDGE_ADDRESS
                 ),
