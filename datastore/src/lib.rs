@@ -15,6 +15,7 @@ mod ownership;
 pub mod records;
 pub mod sqlite;
 pub mod store;
+mod tenure;
 pub mod url;
 
 pub use backoff::Backoff;

@@ -6,32 +6,23 @@
 //! Every write of it carries the resource version that was read.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::core::params::GetParams;
-use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::fault::Fault;
 use super::server::{Call, Server};
 use super::watch::{Range, Watch};
 use crate::store::{Leadership, StoreError};
+use crate::tenure::{self, Proof, RETRY, TTL, Term};
 
-/// How long the Lease is good for after its last renewal.
-const TTL: Duration = Duration::from_secs(10);
-/// The leader is done this much before.
-const MARGIN: Duration = Duration::from_secs(2);
-const RETRY: Duration = Duration::from_millis(500);
 /// The longest that another's promise is believed.
 const LONGEST: Duration = Duration::from_secs(60);
-
-/// Resigns when dropped: the holder's task hears that the other end is gone.
-struct Guard {
-    _held: oneshot::Sender<()>,
-}
 
 /// Waits until this process leads.
 pub(super) async fn campaign(
@@ -58,7 +49,7 @@ pub(super) async fn campaign(
             Err(fault) => Err(fault),
         };
         match outcome {
-            Ok(lease) => return Ok(seat.lead(lease, proved)),
+            Ok(lease) => return Ok(tenure::lead(Office { seat, lease }, proved)),
             // Somebody was quicker, or the history is gone: look again.
             Err(Fault::Exists | Fault::Conflict | Fault::NoObject | Fault::Expired) => {
                 tokio::time::sleep(RETRY.mul_f64(rand::random_range(0.1..=1.0))).await;
@@ -191,21 +182,6 @@ impl Seat {
             ..PostParams::default()
         }
     }
-
-    fn lead(self, lease: Lease, proved: Instant) -> Leadership {
-        let (tell, lost) = watch::channel(false);
-        let (held, dropped) = oneshot::channel();
-        let leader = Leader {
-            seat: self,
-            lease,
-            proved,
-        };
-        tokio::spawn(leader.hold(tell, dropped));
-        Leadership {
-            lost,
-            guard: Box::new(Guard { _held: held }),
-        }
-    }
 }
 
 /// How long the holder of a Lease may do without renewing it; `None`: nobody holds it.
@@ -222,46 +198,34 @@ fn bytes(lease: &Lease) -> Result<Vec<u8>, Fault> {
     })
 }
 
-struct Leader {
+/// A Lease that is ours, as it was last written.
+struct Office {
     seat: Seat,
     lease: Lease,
-    /// When the Lease was last proved ours: before the request was sent.
-    proved: Instant,
 }
 
-impl Leader {
-    async fn hold(mut self, tell: watch::Sender<bool>, mut dropped: oneshot::Receiver<()>) {
-        let mut pause = TTL / 3;
-        let why = loop {
-            let left = (TTL - MARGIN).saturating_sub(self.proved.elapsed());
-            if left.is_zero() {
-                break "its Lease could not be renewed in time";
-            }
-            tokio::select! {
-                _ = &mut dropped => break "resigned",
-                () = tokio::time::sleep(pause.min(left)) => {}
-            }
-            let left = (TTL - MARGIN).saturating_sub(self.proved.elapsed());
-            let asked = Instant::now();
-            let renewed = tokio::select! {
-                _ = &mut dropped => break "resigned",
-                renewed = tokio::time::timeout(left, self.renew()) => renewed,
-            };
-            match renewed {
-                Ok(Ok(())) => {
-                    self.proved = asked;
-                    pause = TTL / 3;
-                }
-                Ok(Err(Fault::Conflict | Fault::NoObject)) => break "its Lease was taken",
-                Ok(Err(_)) | Err(_) => pause = RETRY,
-            }
-        };
-        tracing::info!(lease = %self.seat.name, why, "leadership ended");
-        let _ = tell.send(true);
-        // So that the next one need not wait. If this fails it runs out.
-        let _ = self.resign().await;
+impl Term for Office {
+    fn name(&self) -> &str {
+        &self.seat.name
     }
 
+    async fn prove(&mut self) -> Proof {
+        match self.renew().await {
+            Ok(()) => Proof::Lasts,
+            Err(Fault::Conflict | Fault::NoObject) => Proof::Over("its Lease was taken"),
+            Err(_) => Proof::None,
+        }
+    }
+
+    async fn resign(mut self) {
+        let spec = self.lease.spec.get_or_insert_default();
+        spec.holder_identity = Some(String::new());
+        spec.renew_time = Some(MicroTime(Timestamp::now()));
+        let _ = self.seat.replace(self.lease).await;
+    }
+}
+
+impl Office {
     /// Proves that the Lease is ours, by writing it.
     async fn renew(&mut self) -> Result<(), Fault> {
         let spec = self.lease.spec.get_or_insert_default();
@@ -280,13 +244,6 @@ impl Leader {
         };
         self.lease = written?;
         Ok(())
-    }
-
-    async fn resign(mut self) -> Result<(), Fault> {
-        let spec = self.lease.spec.get_or_insert_default();
-        spec.holder_identity = Some(String::new());
-        spec.renew_time = Some(MicroTime(Timestamp::now()));
-        self.seat.replace(self.lease).await.map(drop)
     }
 }
 
