@@ -9,7 +9,7 @@ use viaduct_datastore::records::decode;
 use viaduct_datastore::store::{Entry, SharedStore};
 use viaduct_datastore::{Update, follow};
 use viaduct_model::{
-    Block, Cidr, ClusterView, Invalid, Kind, Node, NodeName, Pool, PoolName, Record,
+    Block, Cidr, ClusterView, Invalid, Kind, Node, NodeName, Pool, PoolName, Record, block_faults,
 };
 
 /// The kinds that a view is made of.
@@ -23,11 +23,19 @@ const KINDS: [Kind; 3] = [Kind::Pool, Kind::Block, Kind::Node];
 pub struct ViewIndex {
     view: Arc<ClusterView>,
     told: [bool; 3],
+    /// Blocks that somebody's hand made wrongly, kept out of the view.
+    refused: BTreeMap<Cidr, Block>,
+    /// Whether pools or blocks have changed since they were looked over.
+    unscreened: bool,
 }
 
 impl ViewIndex {
     /// Applies what a follower of `kind` was told. Returns what could not be read.
     pub fn apply(&mut self, kind: Kind, update: Update) -> Vec<Invalid> {
+        self.unscreened |= kind != Kind::Node;
+        if kind == Kind::Block {
+            self.forget_refused(&update);
+        }
         let view = Arc::make_mut(&mut self.view);
         let mut refused = Vec::new();
         match update {
@@ -50,6 +58,59 @@ impl ViewIndex {
         refused
     }
 
+    /// Blocks that are told of anew are judged anew.
+    fn forget_refused(&mut self, update: &Update) {
+        match update {
+            Update::Reset(_) => self.refused.clear(),
+            Update::Put(Entry { name, .. }) | Update::Delete(name) => {
+                if let Some(cidr) = Cidr::from_record_name(name) {
+                    self.refused.remove(&cidr);
+                }
+            }
+        }
+    }
+
+    /// Takes blocks out that somebody's hand made wrongly, and puts back those that are no
+    /// longer wrong; to be called before the view is published. Returns what was found
+    /// that was not before.
+    pub fn screen(&mut self) -> Vec<Invalid> {
+        if !self.unscreened {
+            return Vec::new();
+        }
+        self.unscreened = false;
+        let all = self.view.blocks.iter().chain(&self.refused);
+        let all: BTreeMap<&Cidr, &Block> = all.collect();
+        let pools = &self.view.pools;
+        let faults = block_faults(all.into_values(), |name| pools.get(name));
+        if faults.keys().eq(self.refused.keys()) {
+            return Vec::new();
+        }
+        let view = Arc::make_mut(&mut self.view);
+        let before = std::mem::take(&mut self.refused);
+        let mut told = Vec::new();
+        for (cidr, block) in &before {
+            if !faults.contains_key(cidr) {
+                view.unreadable.remove(&block_label(cidr));
+                view.blocks.insert(*cidr, block.clone());
+            }
+        }
+        for (cidr, fault) in faults {
+            let known = before.get(&cidr).cloned();
+            let Some(block) = view.blocks.remove(&cidr).or_else(|| known.clone()) else {
+                continue;
+            };
+            let refusal = fault.refusal(&block);
+            // While it is there, nothing of its node's is swept either.
+            view.unreadable
+                .insert(block_label(&cidr), refusal.to_string());
+            if known.is_none() {
+                told.push(refusal);
+            }
+            self.refused.insert(cidr, block);
+        }
+        told
+    }
+
     /// The view, once every kind has been told whole.
     pub fn complete(&self) -> Option<Arc<ClusterView>> {
         self.told.iter().all(|t| *t).then(|| self.view.clone())
@@ -58,6 +119,10 @@ impl ViewIndex {
 
 pub(crate) fn label(kind: Kind, name: &str) -> String {
     format!("{}/{name}", kind.plural())
+}
+
+fn block_label(cidr: &Cidr) -> String {
+    label(Kind::Block, &cidr.record_name())
 }
 
 fn retain_named(view: &mut ClusterView, kind: Kind, entries: &[Entry]) {
@@ -154,6 +219,7 @@ pub fn publish(store: SharedStore) -> watch::Receiver<Option<Arc<ClusterView>>> 
                     report(index.apply(kind, update));
                 }
             }
+            report_wrong(index.screen());
             let view = index.complete();
             sender.send_if_modified(|published| {
                 let changed = *published != view;
@@ -168,6 +234,12 @@ pub fn publish(store: SharedStore) -> watch::Receiver<Option<Arc<ClusterView>>> 
 fn report(refused: Vec<Invalid>) {
     for invalid in refused {
         tracing::warn!(%invalid, "a record in the datastore cannot be read; its last readable content stays in force");
+    }
+}
+
+fn report_wrong(found: Vec<Invalid>) {
+    for invalid in found {
+        tracing::warn!("{invalid}");
     }
 }
 
@@ -245,5 +317,42 @@ mod tests {
         index.apply(Kind::Pool, Update::Reset(Vec::new()));
         let view = index.complete().unwrap();
         assert!(view.pools.is_empty() && view.unreadable.is_empty());
+    }
+
+    fn block(cidr: &str, node: &str) -> Entry {
+        let cidr: Cidr = cidr.parse().unwrap();
+        let text = format!(
+            r#"{{"cidr":"{cidr}","pool":"default","node":"{node}","generation":1,"state":"active"}}"#
+        );
+        entry(&cidr.record_name(), &text)
+    }
+
+    #[test]
+    fn blocks_by_hand_that_take_anothers_addresses_are_kept_out_until_they_are_right() {
+        let mut index = complete();
+        index.apply(Kind::Pool, Update::Put(entry("default", POOL)));
+        index.apply(Kind::Block, Update::Put(block("10.64.0.0/26", "a")));
+        assert!(index.screen().is_empty());
+        for wrong in ["10.64.0.0/28", "192.0.2.0/26"] {
+            index.apply(Kind::Block, Update::Put(block(wrong, "b")));
+            let told = index.screen();
+            assert_eq!((told.len(), told[0].value.as_str()), (1, wrong));
+        }
+        let view = index.complete().unwrap();
+        assert_eq!((view.blocks.len(), view.unreadable.len()), (1, 2));
+        // Told of again, also by a new list: no news.
+        index.apply(Kind::Block, Update::Put(block("10.64.0.0/28", "b")));
+        index.screen();
+        assert_eq!(index.complete().unwrap().blocks.len(), 1);
+        // The right one goes: the other is no longer over anything.
+        index.apply(Kind::Block, Update::Delete("10.64.0.0-26".into()));
+        assert!(index.screen().is_empty());
+        let view = index.complete().unwrap();
+        let left: Vec<String> = view.blocks.keys().map(ToString::to_string).collect();
+        assert_eq!(left, ["10.64.0.0/28"]);
+        index.apply(Kind::Block, Update::Reset(Vec::new()));
+        index.screen();
+        let view = index.complete().unwrap();
+        assert!(view.blocks.is_empty() && view.unreadable.is_empty());
     }
 }

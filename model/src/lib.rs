@@ -14,6 +14,7 @@ pub mod invalid;
 pub mod mac;
 pub mod name;
 pub mod record;
+pub mod screen;
 pub mod view;
 
 pub use addresses::{AddressManager, AllocateError, BlockService};
@@ -27,4 +28,5 @@ pub use record::{
     Backend, Block, BlockState, BlockUsage, Claim, Condition, Kind, Node, PerFamily, Pool,
     PoolStatus, Record,
 };
+pub use screen::{BlockFault, block_faults};
 pub use view::ClusterView;
