@@ -24,7 +24,7 @@ pub use follow::{Update, follow};
 pub use liveness::{HoldError, HoldState, Holding, hold};
 pub use records::{Named, Records};
 pub use store::{
-    Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Note, Presence, Store,
+    Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Mark, Note, Presence, Store,
     StoreError, Version,
 };
 pub use url::{StoreOptions, open};

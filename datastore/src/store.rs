@@ -117,6 +117,17 @@ pub enum StoreError {
         /// How it differs.
         reason: String,
     },
+    /// Another Viaduct looks after this cluster.
+    #[error(
+        "another Viaduct is installed in this cluster, in namespace {theirs:?}, and its \
+         controller leads; this one, in namespace {ours:?}, stands aside: uninstall one of the two"
+    )]
+    SecondInstallation {
+        /// Where the other is.
+        theirs: String,
+        /// Where this one is.
+        ours: String,
+    },
     /// The store has nothing of the kind.
     #[error("the store {store} has no {what}")]
     Unsupported {
@@ -188,6 +199,15 @@ pub struct Note {
     pub warning: bool,
 }
 
+/// What is wrong with a record, as it is said on the record itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// One word, CamelCase.
+    pub reason: String,
+    /// A sentence.
+    pub text: String,
+}
+
 /// What tells that a node is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
@@ -234,6 +254,22 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Tells people of what happened to a record, where the store has a place for that
     /// (events in Kubernetes).
     async fn note(&self, _note: &Note) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// What is said on records of a kind to be wrong with them, where the store has a place
+    /// for that beside the record (conditions in Kubernetes).
+    async fn marks(&self, _kind: Kind) -> Result<Vec<(String, Mark)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Says on a record what is wrong with it, or no longer.
+    async fn set_mark(
+        &self,
+        _kind: Kind,
+        _name: &str,
+        _mark: Option<&Mark>,
+    ) -> Result<(), StoreError> {
         Ok(())
     }
 

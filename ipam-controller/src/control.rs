@@ -20,11 +20,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use viaduct_datastore::store::SharedStore;
-use viaduct_datastore::{Backoff, Leadership, Update, follow};
+use viaduct_datastore::{Backoff, Leadership, StoreError, Update, follow};
 use viaduct_model::Kind;
 
 use crate::act::{Stop, perform};
-use crate::decide::{Action, Decision, Now, Policy, decide};
+use crate::decide::{Action, Decision, Faults, Now, Policy, decide};
+use crate::marks;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::notes;
@@ -80,6 +81,11 @@ struct Loop {
     retry_at: Option<Duration>,
     told: Told,
     now: Status,
+    /// What records are to be told is wrong with them; `None` while another leads.
+    faults: watch::Sender<Option<Faults>>,
+    /// Why this controller may not even stand for election.
+    seat: watch::Sender<Option<String>>,
+    trouble: watch::Receiver<Option<String>>,
 }
 
 /// What was logged already.
@@ -93,9 +99,14 @@ impl Control {
     /// Runs until `stop` turns true; then resigns.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut updates = follow_all(&self.store);
+        let (faults, wanted) = watch::channel(None);
+        tokio::spawn(marks::keep(self.store.clone(), wanted));
+        let (seat, trouble) = watch::channel(None);
         let role = match &self.identity {
             None => Role::Unelected,
-            Some(identity) => Role::Campaigning(campaign(self.store.clone(), identity.clone())),
+            Some(identity) => {
+                Role::Campaigning(campaign(self.store.clone(), identity.clone(), seat.clone()))
+            }
         };
         let mut inner = Loop {
             control: self,
@@ -106,6 +117,9 @@ impl Control {
             retry_at: None,
             told: Told::default(),
             now: Status::default(),
+            faults,
+            seat,
+            trouble,
         };
         tokio::select! {
             // Whatever is under way may be cut off: every write is checked by the
@@ -132,6 +146,7 @@ impl Loop {
                     None => return,
                 },
                 () = self.role.changed() => self.role_changed(),
+                _ = self.trouble.changed() => {}
                 () = tokio::time::sleep(wake_in) => {}
             }
             // All that is known already goes into one decision.
@@ -237,7 +252,8 @@ impl Loop {
             }
             Role::Leading(_) => {
                 tracing::warn!(%identity, "the leadership is lost; standing by");
-                self.role = Role::Campaigning(campaign(self.control.store.clone(), identity));
+                let store = self.control.store.clone();
+                self.role = Role::Campaigning(campaign(store, identity, self.seat.clone()));
             }
             Role::Unelected | Role::Campaigning(_) => {}
         }
@@ -266,6 +282,7 @@ impl Loop {
     fn publish(&mut self, decision: &Decision) {
         self.now.describe(&self.view, decision);
         self.now.leads = self.role.acts();
+        self.now.election = self.trouble.borrow_and_update().clone();
         self.now.beat = self.clock();
         let remarks: BTreeSet<String> = decision
             .problems
@@ -281,6 +298,13 @@ impl Loop {
             let new = waiting.filter(|w| !self.told.remarks.contains(&sentence(w)));
             notes::tell(&self.control.store, new.flat_map(notes::of_waiting));
         }
+        let wanted = self.role.acts() && self.view.is_complete();
+        let wanted = wanted.then(|| decision.faults.clone());
+        self.faults.send_if_modified(|faults| {
+            let changed = *faults != wanted;
+            *faults = wanted;
+            changed
+        });
         for gone in self.told.remarks.difference(&remarks) {
             tracing::info!("no longer so: {gone}");
         }
@@ -322,13 +346,28 @@ impl Role {
     }
 }
 
-/// Campaigns until elected, however often the store fails.
-fn campaign(store: SharedStore, identity: String) -> Campaign {
+/// Campaigns until elected, however often the store fails; `trouble` has why it is refused
+/// to us.
+fn campaign(
+    store: SharedStore,
+    identity: String,
+    trouble: watch::Sender<Option<String>>,
+) -> Campaign {
     Box::pin(async move {
         let mut backoff = Backoff::default();
         loop {
             match store.campaign(ELECTION, &identity).await {
-                Ok(leadership) => return leadership,
+                Ok(leadership) => {
+                    trouble.send_replace(None);
+                    return leadership;
+                }
+                Err(error @ StoreError::SecondInstallation { .. }) => {
+                    let sentence = error.to_string();
+                    if trouble.borrow().as_ref() != Some(&sentence) {
+                        tracing::error!("{sentence}");
+                        trouble.send_replace(Some(sentence));
+                    }
+                }
                 Err(error) => tracing::debug!(%error, "campaigning again"),
             }
             tokio::time::sleep(backoff.next()).await;

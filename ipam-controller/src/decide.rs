@@ -11,6 +11,7 @@
 //! nodes, and no node gets two for one wish.
 
 mod allot;
+mod faults;
 mod lifecycle;
 mod status;
 #[cfg(test)]
@@ -19,8 +20,8 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use viaduct_datastore::Version;
-use viaduct_model::{Block, BlockState, Cidr, NodeName, Pool, PoolName};
+use viaduct_datastore::{Mark, Version};
+use viaduct_model::{Block, BlockState, Cidr, Kind, NodeName, Pool, PoolName};
 
 pub use allot::Waiting;
 
@@ -99,6 +100,9 @@ pub enum Guard {
     Given,
 }
 
+/// What is wrong, by record.
+pub type Faults = BTreeMap<(Kind, String), Mark>;
+
 /// What follows from what is seen.
 #[derive(Debug, Clone, Default)]
 pub struct Decision {
@@ -108,6 +112,8 @@ pub struct Decision {
     pub waiting: Vec<Waiting>,
     /// What is wrong and left alone, one sentence each.
     pub problems: Vec<String>,
+    /// What is wrong with single records, for the records themselves.
+    pub faults: Faults,
     /// When to decide again though nothing changed.
     pub recheck_at: Option<Duration>,
     /// Blocks in total and free, by pool.
@@ -131,19 +137,21 @@ pub fn decide(view: &View, memory: &Memory, policy: &Policy, now: &Now) -> Decis
         .values()
         .map(|unreadable| unreadable.reason.clone())
         .collect();
+    let wrong = faults::find(view, &mut decision);
     bootstrap(view, policy, &mut decision);
     // How many active blocks each node has once the state changes below are made.
-    let active = lifecycle::settle(view, memory, policy, now, &mut decision);
+    let mut active = lifecycle::settle(view, memory, policy, now, &mut decision);
+    // Nobody routes to those that are wrong: their nodes get others.
+    for blocks in active.values_mut() {
+        blocks.retain(|cidr| !wrong.contains(cidr));
+    }
     let space = allot::allot(view, memory, &active, &mut decision);
     status::refresh(view, memory, policy, now, &space, &mut decision);
     decision
 }
 
 fn bootstrap(view: &View, policy: &Policy, decision: &mut Decision) {
-    let unreadable = view
-        .unreadable
-        .keys()
-        .any(|(kind, _)| *kind == viaduct_model::Kind::Pool);
+    let unreadable = view.unreadable.keys().any(|(kind, _)| *kind == Kind::Pool);
     if view.pools.is_empty() && !unreadable {
         decision.actions.extend(
             policy

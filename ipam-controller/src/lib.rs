@@ -7,13 +7,14 @@
 //!
 //! [`decide`] holds the rules as a pure function over [`view`] and [`memory`];
 //! [`control`] is the loop around it, [`act`] the writes; [`status`], [`metrics`],
-//! [`notes`] and [`http`] tell how it fares. The controller touches nothing but the store.
+//! [`notes`], [`marks`] and [`http`] tell how it fares. The controller touches nothing but the store.
 
 pub mod act;
 pub mod control;
 pub mod decide;
 pub mod flags;
 pub mod http;
+pub mod marks;
 pub mod memory;
 pub mod metrics;
 pub mod notes;

@@ -18,6 +18,8 @@ pub struct Status {
     pub missing: Vec<Kind>,
     /// What failed last, until something works again.
     pub failure: Option<String>,
+    /// Why this controller may not stand for election.
+    pub election: Option<String>,
     /// Nodes that wait for blocks which no pool has.
     pub waiting: Vec<Waiting>,
     /// What is wrong with records and left alone.
@@ -67,6 +69,7 @@ impl Status {
             let kinds: Vec<&str> = self.missing.iter().map(|kind| kind.plural()).collect();
             reasons.push(format!("not listed yet: {}", kinds.join(", ")));
         }
+        reasons.extend(self.election.clone());
         reasons.extend(self.failure.clone());
         reasons
     }

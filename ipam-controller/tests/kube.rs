@@ -232,6 +232,112 @@ async fn blocks_go_with_their_node_object_and_events_tell() {
     );
 }
 
+/// The reason of the condition Valid on a block, if it is there.
+async fn wrong(server: &ApiServer, plural: &str, name: &str) -> Option<String> {
+    let path = format!("/apis/viaduct.dev/v1alpha1/{plural}");
+    let request = Request::new(path).get(name, &Default::default());
+    let object: Result<Value, _> = server.client().await.request(request.unwrap()).await;
+    let conditions = object.ok()?["status"]["conditions"].clone();
+    let valid = conditions
+        .as_array()?
+        .iter()
+        .find(|c| c["type"] == "Valid")?;
+    assert_eq!(valid["status"], "False");
+    valid["reason"].as_str().map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_and_pools_written_wrongly_by_hand_are_marked_and_told_of() {
+    let server = ApiServer::start().await;
+    let records = Records::new(open(&server.options()).await.unwrap());
+    let controller = Controller::start(&server.options(), "10.64.0.0/24");
+    nodes(&server, &records, 0..1).await;
+    served(&records, 1).await;
+    let create = async |kind: &str, name: &str, spec: Value| {
+        let path = format!("/apis/viaduct.dev/v1alpha1/{}s", kind.to_lowercase());
+        let object = json!({"apiVersion": "viaduct.dev/v1alpha1", "kind": kind,
+            "metadata": {"name": name}, "spec": spec});
+        drop(server.create(&path, &object).await.unwrap());
+    };
+    let block = |cidr: &str| json!({"cidr": cidr, "pool": "default", "node": "n0", "generation": 1, "state": "active"});
+    create("AddressBlock", "10.64.0.0-28", block("10.64.0.0/28")).await;
+    create("AddressBlock", "192.0.2.0-26", block("192.0.2.0/26")).await;
+    create("AddressPool", "inner", json!({"cidr": "10.64.0.128/25"})).await;
+    let marked = async || {
+        [
+            wrong(&server, "addressblocks", "10.64.0.0-28").await,
+            wrong(&server, "addressblocks", "192.0.2.0-26").await,
+            wrong(&server, "addressblocks", "10.64.0.0-26").await,
+            wrong(&server, "addresspools", "inner").await,
+            wrong(&server, "addresspools", "default").await,
+        ]
+    };
+    let expected = [
+        Some("Overlaps".to_owned()),
+        Some("OutsidePool".to_owned()),
+        None,
+        Some("Overlaps".to_owned()),
+        None,
+    ];
+    until("all are marked", async || marked().await == expected).await;
+    let conflicts = async || {
+        let told = events(&server).await;
+        told.into_iter()
+            .filter(|e| e.starts_with("Conflict"))
+            .count()
+    };
+    until("all are told of", async || conflicts().await == 3).await;
+    // Another leader says nothing again, and takes back what is over.
+    drop(controller);
+    let _controller = Controller::start(&server.options(), "10.64.0.0/24");
+    delete(
+        &server,
+        "/apis/viaduct.dev/v1alpha1/addresspools",
+        "default",
+    )
+    .await;
+    until("the mark is gone", async || {
+        wrong(&server, "addresspools", "inner").await.is_none()
+    })
+    .await;
+    assert_eq!(conflicts().await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_installation_stands_aside_until_the_first_is_gone() {
+    let server = ApiServer::start().await;
+    let first = Controller::start(&server.options(), "10.64.0.0/16");
+    until("the first leads", async || {
+        first.leads(&holder(&server).await)
+    })
+    .await;
+    // The same cluster, from another namespace.
+    let path = server.options().kubeconfig.unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut conf: Value = serde_json::from_str(&text).unwrap();
+    conf["contexts"][0]["context"]["namespace"] = json!("default");
+    let other = path.with_file_name("second.conf");
+    std::fs::write(&other, conf.to_string()).unwrap();
+    let mut options = server.options();
+    options.kubeconfig = Some(other);
+    let store = open(&options).await.unwrap();
+    let refused = store.campaign("controller", "second").await.unwrap_err();
+    let sentence = refused.to_string();
+    assert!(
+        sentence.contains("\"kube-system\"") && sentence.contains("uninstall one of the two"),
+        "{sentence}"
+    );
+    drop(first);
+    let begun = Instant::now();
+    let leadership = store.campaign("controller", "second").await.unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        begun.elapsed()
+    );
+    leadership.resign().await;
+}
+
 async fn delete(server: &ApiServer, path: &str, name: &str) {
     let request = Request::new(path).delete(name, &Default::default());
     let deleted: Value = server

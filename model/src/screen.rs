@@ -112,10 +112,7 @@ mod tests {
     #[test]
     fn blocks_as_the_controller_makes_them_are_right() {
         let none: [String; 0] = [];
-        assert_eq!(
-            found(&[("10.0.0.0/26", "p"), ("10.0.0.64/26", "p")]),
-            none
-        );
+        assert_eq!(found(&[("10.0.0.0/26", "p"), ("10.0.0.64/26", "p")]), none);
         // Of another size, as after a change of the pool's; and of a pool that is gone.
         assert_eq!(found(&[("10.0.0.0/27", "p"), ("10.9.0.0/26", "x")]), none);
     }

@@ -16,6 +16,7 @@ use kube::core::params::GetParams;
 use tokio::time::Instant;
 
 use super::fault::Fault;
+use super::rivals::{self, Verdict};
 use super::server::{Call, Server};
 use super::watch::{Range, Watch};
 use crate::store::{Leadership, StoreError};
@@ -38,6 +39,11 @@ pub(super) async fn campaign(
         identity: identity.to_owned(),
     };
     loop {
+        let look = rivals::look(server, &seat.name).await;
+        let dead = match look.map_err(|fault| server.error(fault))? {
+            Verdict::Alone(dead) => dead,
+            Verdict::Second(theirs) => return Err(seat.second(theirs)),
+        };
         let free = match seat.read().await {
             Ok(Some(lease)) => seat.free(lease).await,
             Ok(None) => Ok(None),
@@ -49,7 +55,20 @@ pub(super) async fn campaign(
             Err(fault) => Err(fault),
         };
         match outcome {
-            Ok(lease) => return Ok(tenure::lead(Office { seat, lease }, proved)),
+            Ok(lease) => {
+                // Two that came at the same moment: each looks again once its Lease stands.
+                match rivals::renewed(server, &seat.name, &dead).await {
+                    Ok(None) => return Ok(tenure::lead(Office { seat, lease }, proved)),
+                    Ok(Some(theirs)) => {
+                        seat.give_up(lease).await;
+                        return Err(seat.second(theirs));
+                    }
+                    Err(fault) => {
+                        seat.give_up(lease).await;
+                        return Err(server.error(fault));
+                    }
+                }
+            }
             // Somebody was quicker, or the history is gone: look again.
             Err(Fault::Exists | Fault::Conflict | Fault::NoObject | Fault::Expired) => {
                 tokio::time::sleep(RETRY.mul_f64(rand::random_range(0.1..=1.0))).await;
@@ -181,6 +200,20 @@ impl Seat {
             field_manager: Some(self.manager.clone()),
             ..PostParams::default()
         }
+    }
+
+    fn second(&self, theirs: String) -> StoreError {
+        StoreError::SecondInstallation {
+            theirs,
+            ours: self.server.namespace.clone(),
+        }
+    }
+
+    /// Leaves the Lease to whoever wants it. If this fails it runs out.
+    async fn give_up(&self, mut lease: Lease) {
+        let spec = lease.spec.get_or_insert_default();
+        spec.holder_identity = Some(String::new());
+        let _ = self.replace(lease).await;
     }
 }
 

@@ -13,8 +13,10 @@ pub mod crd;
 mod election;
 mod events;
 mod fault;
+mod marks;
 mod owner;
 mod resource;
+mod rivals;
 mod server;
 mod watch;
 
@@ -31,7 +33,7 @@ use serde_json::Value;
 use viaduct_model::{Invalid, Kind, NodeName};
 
 use crate::store::{
-    Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Note, Presence, Store,
+    Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Mark, Note, Presence, Store,
     StoreError, Version,
 };
 use crate::url::StoreOptions;
@@ -305,6 +307,21 @@ impl Store for KubeStore {
     async fn note(&self, note: &Note) -> Result<(), StoreError> {
         let told = events::tell(&self.server, &self.manager, note).await;
         told.map_err(|fault| self.told(note.kind, &note.name, fault))
+    }
+
+    async fn marks(&self, kind: Kind) -> Result<Vec<(String, Mark)>, StoreError> {
+        let found = marks::list(&self.server, Shape::of(kind)).await;
+        found.map_err(|fault| self.server.error(fault))
+    }
+
+    async fn set_mark(
+        &self,
+        kind: Kind,
+        name: &str,
+        mark: Option<&Mark>,
+    ) -> Result<(), StoreError> {
+        let set = marks::set(&self.server, &self.manager, Shape::of(kind), name, mark).await;
+        set.map_err(|fault| self.told(kind, name, fault))
     }
 
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Entry>, StoreError> {

@@ -94,7 +94,7 @@ pub(super) async fn announce_network(
     if there.is_none_or(|node| node.has_network()) {
         return Ok(());
     }
-    let now = Timestamp::now().to_string();
+    let now = now();
     // Applied: of the Node's conditions this one is ours and no other.
     let patch = Patch::Apply(json!({
         "apiVersion": "v1",
@@ -120,6 +120,11 @@ pub(super) async fn announce_network(
         Ok(()) | Err(Fault::NoObject) => Ok(()),
         Err(fault) => Err(server.error(fault)),
     }
+}
+
+/// The time for people, as the API server takes it.
+pub(super) fn now() -> String {
+    format!("{:.0}", Timestamp::now())
 }
 
 /// Whether the Node object stands.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use viaduct_model::{Block, Carver, Cidr, Claim, Family, Node, NodeName, Pool, PoolName};
 
-use super::{Action, ActiveBlocks, Decision};
+use super::{Action, ActiveBlocks, Decision, faults};
 use crate::memory::Memory;
 use crate::view::View;
 
@@ -135,9 +135,8 @@ fn overlapping(view: &View, decision: &mut Decision) -> BTreeSet<PoolName> {
                 ((other_name, other), (name, pool))
             };
             if let Err(invalid) = later.1.disjoint_from(later.0, [earlier]) {
-                decision
-                    .problems
-                    .push(format!("{invalid}; no block is carved from it"));
+                let so = "no block is carved from it";
+                faults::of_pool(decision, later.0, "Overlaps", &invalid, so);
                 refused.insert(later.0.clone());
             }
         }
@@ -183,9 +182,8 @@ fn fits(
     match pool.apart_from_underlay(pool_name, name, node) {
         Ok(()) => true,
         Err(invalid) => {
-            decision
-                .problems
-                .push(format!("{invalid}; the node gets no block of it"));
+            let so = "the node gets no block of it";
+            faults::of_pool(decision, pool_name, "OverlapsUnderlay", &invalid, so);
             false
         }
     }
