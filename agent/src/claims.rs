@@ -28,7 +28,7 @@ pub struct Sources {
     pub report: watch::Receiver<DataplaneReport>,
     /// What is the matter with the underlay.
     pub trouble: watch::Receiver<UnderlayTrouble>,
-    /// How the nft tables compare.
+    /// How the nft table compares.
     pub egress: watch::Receiver<EgressReport>,
 }
 
@@ -40,7 +40,7 @@ impl Sources {
         let mut report = self.report.borrow().clone();
         report
             .problems
-            .extend(self.egress.borrow().problems().cloned());
+            .extend(self.egress.borrow().problems.iter().cloned());
         node::claim(
             identity,
             view.as_deref(),

@@ -22,7 +22,7 @@ use crate::run_dir::{self, RunDirError};
 /// How often the kernel is looked at: once more than removing should take.
 const PASSES: usize = 3;
 
-/// The nftables tables that are ours.
+/// The nftables tables that are ours, or were of former releases.
 const TABLES: [TableFamily; 2] = [TableFamily::Inet, TableFamily::Netdev];
 
 /// What agent, CNI server and plugin keep in the run directory. The lock is not among

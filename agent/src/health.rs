@@ -15,6 +15,7 @@ use viaduct_datastore::Connectivity;
 use viaduct_model::ClusterView;
 
 use crate::egress::EgressReport;
+use crate::spoofed::Spoofed;
 use crate::state::{AddressUsage, DataplaneReport, UnderlayTrouble};
 
 /// What the tasks publish about themselves.
@@ -26,7 +27,7 @@ pub struct Sources {
     pub view: watch::Receiver<Option<Arc<ClusterView>>>,
     /// How the kernel compares.
     pub report: watch::Receiver<DataplaneReport>,
-    /// How the nft tables compare.
+    /// How the nft table compares.
     pub egress: watch::Receiver<EgressReport>,
     /// How addresses are used.
     pub usage: watch::Receiver<AddressUsage>,
@@ -38,6 +39,7 @@ pub struct Sources {
 #[derive(Clone)]
 pub struct Health {
     sources: Sources,
+    spoofed: Spoofed,
     registry: Arc<Registry>,
     numbers: Numbers,
 }
@@ -145,17 +147,19 @@ impl Numbers {
         );
         registry.register(
             "egress_problems",
-            "What differs in the nft tables or cannot be done there",
+            "What differs in the nft table or cannot be done there",
             self.egress_problems.clone(),
         );
         registry.register(
             "egress_repairs",
-            "Transactions that undid what somebody else did to the nft tables",
+            "Transactions that undid what somebody else did to the nft table",
             self.egress_repairs.clone(),
         );
         registry.register(
             "spoofed_packets",
-            "Packets dropped because a pod sent them from an address that is not its own",
+            "Packets dropped because of where they claim to come from, such as those that a pod \
+             sends from an address that is not its own; counted by the kernel for all devices \
+             of the node with rp_filter, since the agent's start",
             self.spoofed.clone(),
         );
         registry.register(
@@ -169,13 +173,14 @@ impl Numbers {
 impl Health {
     /// Health from what the tasks publish; `register` adds the metrics that tasks
     /// keep themselves.
-    pub fn new(sources: Sources, register: impl FnOnce(&mut Registry)) -> Self {
+    pub fn new(sources: Sources, spoofed: Spoofed, register: impl FnOnce(&mut Registry)) -> Self {
         let mut registry = Registry::with_prefix("viaduct");
         let numbers = Numbers::default();
         numbers.register(&mut registry);
         register(&mut registry);
         Self {
             sources,
+            spoofed,
             registry: Arc::new(registry),
             numbers,
         }
@@ -194,7 +199,7 @@ impl Health {
             ),
             (
                 self.sources.egress.has_changed().is_err(),
-                "the keeper of the nft tables",
+                "the keeper of the nft table",
             ),
             (self.sources.usage.has_changed().is_err(), "the CNI server"),
             (
@@ -252,12 +257,10 @@ impl Health {
             .inc_by(report.repairs.saturating_sub(numbers.repairs.get()));
         drop(report);
         let egress = sources.egress.borrow();
-        numbers
-            .egress_problems
-            .set(count(egress.problems().count()));
+        numbers.egress_problems.set(count(egress.problems.len()));
         for (number, value) in [
-            (&numbers.egress_repairs, egress.repairs()),
-            (&numbers.spoofed, egress.source_check.dropped),
+            (&numbers.egress_repairs, egress.repairs),
+            (&numbers.spoofed, self.spoofed.count()),
         ] {
             number.inc_by(value.saturating_sub(number.get()));
         }
@@ -312,19 +315,18 @@ fn readiness(
             }
             readiness.problems.extend(trouble.problems.iter().cloned());
             readiness.problems.extend(report.problems.iter().cloned());
-            readiness.problems.extend(egress.problems().cloned());
+            readiness.problems.extend(egress.problems.iter().cloned());
             readiness.warnings.extend(trouble.warnings.iter().cloned());
             // One bad record or distant peer must not make every node unready.
             readiness
                 .warnings
                 .extend(report.not_adjacent.iter().cloned());
-            readiness.warnings.extend(egress.warnings().cloned());
             readiness.warnings.extend(report.refusals.iter().cloned());
             readiness.warnings.extend(report.conflicts.iter().cloned());
             if readiness.problems.is_empty() {
                 for (verified, what) in [
                     (report.verified, "the kernel is not verified yet"),
-                    (egress.verified(), "the nft tables are not verified yet"),
+                    (egress.verified, "the nft table is not verified yet"),
                 ] {
                     if !verified {
                         readiness.problems.push(what.to_owned());
@@ -339,7 +341,6 @@ fn readiness(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::egress::TableReport;
 
     fn verified() -> DataplaneReport {
         DataplaneReport {
@@ -350,13 +351,9 @@ mod tests {
     }
 
     fn stands() -> EgressReport {
-        let table = TableReport {
-            verified: true,
-            ..TableReport::default()
-        };
         EgressReport {
-            masquerade: table.clone(),
-            source_check: table,
+            verified: true,
+            ..EgressReport::default()
         }
     }
 
@@ -425,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nft_tables_are_part_of_being_ready() {
+    fn the_nft_table_is_part_of_being_ready() {
         let ready = |egress: &EgressReport| {
             let view = ClusterView::default();
             readiness(
@@ -438,17 +435,13 @@ mod tests {
         };
         assert!(ready(&stands()).ready());
         assert!(!ready(&EgressReport::default()).ready());
-        let mut missing = EgressReport::default();
-        missing.masquerade.problems = vec!["nft is missing".into()];
+        let missing = EgressReport {
+            problems: vec!["nft is missing".into()],
+            ..EgressReport::default()
+        };
         assert_eq!(
             ready(&missing).to_string(),
             "not ready\nproblem: nft is missing\n"
         );
-        let mut half = stands();
-        half.source_check.verified = false;
-        assert!(!ready(&half).ready());
-        let mut warned = stands();
-        warned.source_check.warnings = vec!["rp_filter alone".into()];
-        assert_eq!(ready(&warned).to_string(), "ok\nwarning: rp_filter alone\n");
     }
 }

@@ -25,6 +25,7 @@ pub mod node;
 pub mod registrar;
 pub mod run;
 pub mod run_dir;
+pub mod spoofed;
 pub mod state;
 pub mod steward;
 pub mod subnet_env;

@@ -25,6 +25,7 @@ use crate::lookout::{Lookout, Terms};
 use crate::memory::{self, Memory};
 use crate::node::Identity;
 use crate::run_dir::RunDir;
+use crate::spoofed::Spoofed;
 use crate::state::{DataplaneReport, UnderlayTrouble};
 use crate::steward;
 use crate::{announcer, http, registrar, view};
@@ -83,7 +84,6 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let egress = Egress {
         options: flags.egress(),
         state: states.clone(),
-        endpoints: cni.endpoints.clone(),
         report: egress_report,
     };
     tokio::spawn(egress.run(NftTool));
@@ -110,7 +110,9 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     };
     tokio::spawn(http::serve(
         listener,
-        Health::new(sources, |registry| cni_metrics.register(registry)),
+        Health::new(sources, Spoofed::from_now(), |registry| {
+            cni_metrics.register(registry);
+        }),
     ));
 
     let claim = claims::Sources {
@@ -265,14 +267,14 @@ async fn taken(mut state: watch::Receiver<HoldState>) -> String {
     }
 }
 
-/// Waits until the kernel is verified with an overlay address in it, and so are the
-/// nft tables.
+/// Waits until the kernel is verified with an overlay address in it, and so is the
+/// nft table.
 async fn verified(
     mut reports: watch::Receiver<DataplaneReport>,
     mut egress: watch::Receiver<EgressReport>,
 ) {
     let dataplane = reports.wait_for(|r| r.verified && r.can_wire).await.is_ok();
-    if !dataplane || egress.wait_for(EgressReport::verified).await.is_err() {
+    if !dataplane || egress.wait_for(|r| r.verified).await.is_err() {
         std::future::pending().await
     }
 }

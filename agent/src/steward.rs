@@ -233,7 +233,7 @@ pub struct SubnetSources {
     pub state: watch::Receiver<Option<NodeState>>,
     /// Whether pods can be wired.
     pub report: watch::Receiver<DataplaneReport>,
-    /// Whether the nft tables stand.
+    /// Whether the nft table stands.
     pub egress: watch::Receiver<EgressReport>,
 }
 
@@ -244,7 +244,7 @@ pub async fn keep_subnet_env(path: PathBuf, mut sources: SubnetSources) {
         let can_wire = sources.report.borrow_and_update().can_wire;
         // What the file says of masquerading must be so; that it was undone for a
         // moment later is no reason to say anything else.
-        nat_stood |= sources.egress.borrow_and_update().masquerade.verified;
+        nat_stood |= sources.egress.borrow_and_update().verified;
         let content = sources
             .state
             .borrow_and_update()

@@ -6,6 +6,8 @@
 mod egress;
 #[path = "kernel/scene.rs"]
 mod scene;
+#[path = "kernel/source_check.rs"]
+mod source_check;
 #[path = "../src/dataplane/testing.rs"]
 #[allow(dead_code)] // the unit tests use all of it
 mod testing;

@@ -10,7 +10,10 @@ use crate::state::Endpoints;
 
 /// The settings of every pod's host end. The source check is strict: the route back
 /// to any source must lead through the link that the packet came by, so that a pod
-/// can send from no address but its own.
+/// can send from no address but its own. It stays so where the host makes it loose
+/// (`net.ipv4.conf.all.rp_filter` = 2, and the kernel takes the greater): on a link that
+/// has no IPv4 address, as these, the kernel's loose check is the strict one
+/// (docs/adr/0052).
 pub const HOST_END: Settings = Settings {
     forwarding: true,
     rp_filter: 1,

@@ -1,13 +1,12 @@
 //! From what is to what should be, in one transaction: a pure comparison and the text
 //! that `nft -j -f -` is given.
 //!
-//! Pods come and go: that makes and removes the chains of their devices, one by one,
-//! and nothing else. Pools and nodes change elements of sets. Anything else that
+//! Pools and nodes come and go: that changes elements of sets. Anything else that
 //! differs replaces the table as a whole, which the kernel does at one moment too: no
 //! packet ever meets half a table, and connections keep what they were given, because
 //! that is remembered by connection tracking.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -17,21 +16,12 @@ use viaduct_model::Family;
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
-    /// Elements of sets and chains of devices come and go.
-    Parts(Parts),
+    /// Elements of these sets come and go.
+    Elements(Vec<SetChange>),
     /// The table is made anew; says why.
     Rewrite(String),
     /// The table goes.
     Remove,
-}
-
-/// What changes within a table.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Parts {
-    /// Sets whose elements change.
-    pub sets: Vec<SetChange>,
-    /// Chains of devices, as they should be from now on; `None` for those that go.
-    pub chains: BTreeMap<String, Option<Chain>>,
 }
 
 /// What changes in one set.
@@ -49,34 +39,26 @@ pub struct SetChange {
 
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let parts = match self {
+        let sets = match self {
             Change::Rewrite(why) => return f.write_str(why),
             Change::Remove => return f.write_str("there should be no such table"),
-            Change::Parts(parts) => parts,
+            Change::Elements(sets) => sets.iter(),
         };
-        let sets = parts.sets.iter().map(|change| {
+        let sets = sets.map(|change| {
             let (lacks, over) = (change.new.len(), change.gone.len());
             format!("set {} lacks {lacks} and has {over} too many", change.set)
         });
-        let chains = parts.chains.iter().map(|(name, chain)| match chain {
-            Some(_) => format!("chain {name} is not as it should be"),
-            None => format!("chain {name} is of no pod"),
-        });
-        f.write_str(&sets.chain(chains).collect::<Vec<_>>().join(", "))
+        f.write_str(&sets.collect::<Vec<_>>().join(", "))
     }
 }
 
 impl Change {
     /// Whether this does what `other` does not.
     pub fn exceeds(&self, other: Option<&Change>) -> bool {
-        let (Change::Parts(parts), Some(Change::Parts(others))) = (self, other) else {
+        let (Change::Elements(sets), Some(Change::Elements(others))) = (self, other) else {
             return Some(self) != other;
         };
-        parts.sets.iter().any(|set| !others.sets.contains(set))
-            || parts
-                .chains
-                .iter()
-                .any(|(name, chain)| others.chains.get(name) != Some(chain))
+        sets.iter().any(|set| !others.contains(set))
     }
 }
 
@@ -92,40 +74,18 @@ pub fn change(desired: Option<&Ruleset>, actual: Option<&Ruleset>) -> Option<Cha
     if let Some(why) = structure(desired, actual) {
         return Some(Change::Rewrite(why));
     }
-    let sets = desired.sets.iter();
-    let parts = Parts {
-        sets: sets
-            .filter_map(|(name, wanted)| set_change(name, wanted, actual.sets.get(name)?))
-            .collect(),
-        chains: chains(desired, actual),
-    };
-    (parts != Parts::default()).then_some(Change::Parts(parts))
+    let sets: Vec<SetChange> = desired
+        .sets
+        .iter()
+        .filter_map(|(name, wanted)| set_change(name, wanted, actual.sets.get(name)?))
+        .collect();
+    (!sets.is_empty()).then_some(Change::Elements(sets))
 }
 
-/// Chains of devices that differ.
-fn chains(desired: &Ruleset, actual: &Ruleset) -> BTreeMap<String, Option<Chain>> {
-    let differs = |name: &String, chain: &Chain| {
-        let is = actual.chains.get(name);
-        !is.is_some_and(|is| chain.says_the_same(is))
-    };
-    let wanted = desired.chains.iter();
-    let wanted = wanted.filter(|(_, chain)| chain.is_of_a_device());
-    let surplus = actual.chains.keys();
-    let surplus = surplus.filter(|name| !desired.chains.contains_key(*name));
-    wanted
-        .filter(|(name, chain)| differs(name, chain))
-        .map(|(name, chain)| (name.clone(), Some(chain.clone())))
-        .chain(surplus.map(|name| (name.clone(), None)))
-        .collect()
-}
-
-/// What differs beside the elements of sets and chains of devices.
+/// What differs beside the elements of sets.
 fn structure(desired: &Ruleset, actual: &Ruleset) -> Option<String> {
     if let Some(unknown) = actual.unknown.first() {
         return Some(format!("it has {unknown}, which does not belong there"));
-    }
-    if desired.counters != actual.counters {
-        return Some("its counters differ".to_owned());
     }
     let kinds = |ruleset: &Ruleset| -> Vec<(String, SetKind)> {
         let sets = ruleset.sets.iter();
@@ -141,17 +101,14 @@ fn structure(desired: &Ruleset, actual: &Ruleset) -> Option<String> {
     if let Some((name, _)) = stray {
         return Some(format!("set {name} has an element of another kind"));
     }
-    let fixed = desired.chains.iter();
-    if let Some((name, _)) = fixed
-        .filter(|(_, chain)| !chain.is_of_a_device())
-        .find(|(name, chain)| actual.chains.get(*name) != Some(chain))
-    {
+    let chains = &mut desired.chains.iter();
+    if let Some((name, _)) = chains.find(|(name, chain)| actual.chains.get(*name) != Some(chain)) {
         return Some(format!("chain {name} differs"));
     }
-    let mut extra = actual.chains.iter();
+    let mut extra = actual.chains.keys();
     extra
-        .find(|(name, chain)| !chain.is_of_a_device() && !desired.chains.contains_key(*name))
-        .map(|(name, _)| format!("it has a chain {name}, which does not belong there"))
+        .find(|name| !desired.chains.contains_key(*name))
+        .map(|name| format!("it has a chain {name}, which does not belong there"))
 }
 
 fn set_change(name: &str, wanted: &NamedSet, is: &NamedSet) -> Option<SetChange> {
@@ -181,7 +138,7 @@ fn set_change(name: &str, wanted: &NamedSet, is: &NamedSet) -> Option<SetChange>
 pub fn transaction(family: TableFamily, desired: Option<&Ruleset>, change: &Change) -> String {
     let writer = Writer(family.name());
     let commands = match (change, desired) {
-        (Change::Parts(parts), _) => writer.parts(parts),
+        (Change::Elements(sets), _) => sets.iter().flat_map(|set| writer.elements(set)).collect(),
         (Change::Rewrite(_), Some(desired)) => writer.rewrite(desired),
         (Change::Rewrite(_) | Change::Remove, _) => writer.remove(),
     };
@@ -201,34 +158,11 @@ impl Writer {
     fn rewrite(&self, desired: &Ruleset) -> Vec<Value> {
         let mut commands = self.remove();
         commands.push(json!({"add": {"table": {"family": self.0, "name": TABLE}}}));
-        for name in &desired.counters {
-            commands.push(json!({"add": {"counter": self.named(name)}}));
-        }
         for (name, set) in &desired.sets {
             commands.push(json!({"add": {"set": self.declaration(name, set)}}));
         }
         for (name, chain) in &desired.chains {
             commands.extend(self.chain(name, chain));
-        }
-        commands
-    }
-
-    fn parts(&self, parts: &Parts) -> Vec<Value> {
-        let mut commands: Vec<Value> = Vec::new();
-        for change in &parts.sets {
-            commands.extend(self.elements(change));
-        }
-        for (name, chain) in &parts.chains {
-            // Whether it is there is never sure, for it went with its device on some
-            // kernels. As a chain of no device it can be made without one, which is
-            // nothing where it is there; and what is there can be deleted.
-            let bare = self.named(name);
-            commands.push(json!({"add": {"chain": bare}}));
-            commands.push(json!({"flush": {"chain": bare}}));
-            commands.push(json!({"delete": {"chain": bare}}));
-            if let Some(chain) = chain {
-                commands.extend(self.chain(name, chain));
-            }
         }
         commands
     }
@@ -244,9 +178,6 @@ impl Writer {
             body["hook"] = json!(base.hook);
             body["prio"] = json!(base.priority);
             body["policy"] = json!(base.policy);
-            if let Some(device) = &base.device {
-                body["dev"] = json!(device.name);
-            }
         }
         let mut commands = vec![json!({"add": {"chain": body}})];
         for rule in &chain.rules {

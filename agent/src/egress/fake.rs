@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::listing;
-use super::ruleset::{Chain, Element, Ruleset, TableFamily};
+use super::ruleset::{Element, Ruleset, TableFamily};
 use super::tool::{Firewall, ToolError};
 
 #[derive(Debug, Default)]
@@ -77,23 +77,9 @@ pub(crate) fn applied(mut table: Option<Ruleset>, transaction: &str) -> Option<R
     for command in transaction["nftables"].as_array().unwrap() {
         let (verb, object) = command.as_object().unwrap().iter().next().unwrap();
         let (kind, body) = object.as_object().unwrap().iter().next().unwrap();
-        let name = body["name"].as_str().unwrap_or_default();
         match (verb.as_str(), kind.as_str()) {
             ("delete", "table") => {
                 assert!(table.take().is_some(), "to be deleted it has to be there");
-            }
-            ("delete", "chain") => {
-                let gone = table.as_mut().unwrap().chains.remove(name);
-                assert!(gone.is_some_and(|chain| chain.rules.is_empty()), "{name}");
-            }
-            ("flush", "chain") => chain(&mut table, name).rules.clear(),
-            // Adding what is there already is nothing.
-            ("add", "chain") if body.get("hook").is_none() => {
-                let chains = &mut table.as_mut().unwrap().chains;
-                let (base, rules) = (None, Vec::new());
-                chains
-                    .entry(name.to_owned())
-                    .or_insert(Chain { base, rules });
             }
             ("add", "element") => {
                 let new = read(body);
@@ -116,10 +102,6 @@ pub(crate) fn applied(mut table: Option<Ruleset>, transaction: &str) -> Option<R
         }
     }
     table
-}
-
-fn chain<'a>(table: &'a mut Option<Ruleset>, name: &str) -> &'a mut Chain {
-    table.as_mut().unwrap().chains.get_mut(name).unwrap()
 }
 
 fn elements<'a>(table: &'a mut Option<Ruleset>, body: &Value) -> &'a mut BTreeSet<Element> {

@@ -1,4 +1,4 @@
-//! One table's comparison and what it remembers: used by the task, which says when.
+//! The table's comparison and what it remembers: used by the task, which says when.
 //!
 //! It remembers how the table was last seen or made. A change is compared with that
 //! memory and costs one transaction; the kernel is listed only when there is reason to
@@ -18,8 +18,6 @@ pub struct Outcome {
     pub verified: bool,
     /// What differs or failed.
     pub problems: Vec<String>,
-    /// What is worth knowing.
-    pub warnings: Vec<String>,
     /// Transactions made.
     pub writes: u64,
     /// Those of them that undid what somebody else had done.
@@ -30,7 +28,6 @@ pub struct Outcome {
 #[derive(Debug)]
 pub struct Keeper<F> {
     firewall: F,
-    family: TableFamily,
     /// How the table was last seen or made.
     known: Known,
     /// The same while it is doubted: what differs from it now, somebody else has done.
@@ -48,15 +45,17 @@ pub struct Keeper<F> {
 /// A table or none, where that is known.
 type Known = Option<Option<Ruleset>>;
 
+/// The table's family.
+const INET: TableFamily = TableFamily::Inet;
+
 /// How often one comparison changes the table before it leaves the rest to the next.
 const PASSES: usize = 4;
 
 impl<F: Firewall> Keeper<F> {
     /// Nothing is listed or changed yet.
-    pub fn new(firewall: F, family: TableFamily) -> Self {
+    pub fn new(firewall: F) -> Self {
         Self {
             firewall,
-            family,
             known: None,
             left: None,
             unreadable: false,
@@ -65,36 +64,30 @@ impl<F: Firewall> Keeper<F> {
         }
     }
 
-    /// Compares and changes; `look` says that memory is to be doubted. What is wanted
-    /// is asked for again when the kernel refuses it: a device may have gone meanwhile.
-    pub async fn run<W>(&mut self, wanted: W, look: bool) -> Outcome
-    where
-        W: FnMut() -> Option<Ruleset>,
-    {
+    /// Compares and changes; `look` says that memory is to be doubted.
+    pub async fn run(&mut self, wanted: Option<Ruleset>, look: bool) -> Outcome {
         let mut outcome = Outcome::default();
         if look && self.known.is_some() {
             self.left = self.known.take();
         }
-        let done = self.try_run(wanted, &mut outcome).await;
-        outcome.verified = matches!(done, Ok(true));
-        if let Err(error) = done {
-            tell(self.family, &error, &mut outcome);
+        match self.try_run(wanted, &mut outcome).await {
+            Ok(verified) => outcome.verified = verified,
+            Err(error) => outcome.problems.push(format!("{INET}: {error}")),
         }
         outcome
     }
 
-    async fn try_run<W>(&mut self, mut ask: W, outcome: &mut Outcome) -> Result<bool, ToolError>
-    where
-        W: FnMut() -> Option<Ruleset>,
-    {
-        let family = self.family;
-        let mut wanted = ask();
+    async fn try_run(
+        &mut self,
+        wanted: Option<Ruleset>,
+        outcome: &mut Outcome,
+    ) -> Result<bool, ToolError> {
         let mut written = false;
         for _ in 0..PASSES {
             let remembered = self.known.is_some();
             let listed = match self.known.take() {
                 Some(known) => known,
-                None => match self.list(wanted.as_ref()).await {
+                None => match self.list().await {
                     // Who has no nft has no table.
                     Err(ToolError::Missing) if wanted.is_none() => None,
                     // A dormant table is such: nft 1.0.6 prints rubbish for the flag.
@@ -125,25 +118,24 @@ impl<F: Firewall> Keeper<F> {
                 let ours = self::change(wanted.as_ref(), left.as_ref());
                 change.exceeds(ours.as_ref())
             });
-            tracing::debug!(%change, "{family} changes");
-            let text = transaction(family, wanted.as_ref(), &change);
+            tracing::debug!(%change, "{INET} changes");
+            let text = transaction(INET, wanted.as_ref(), &change);
             if let Err(error) = self.firewall.apply(text).await {
                 let ToolError::Refused(_) = error else {
                     return Err(error);
                 };
-                // It may fit no longer, and has done nothing then.
-                let fits = std::mem::replace(&mut wanted, ask()) == wanted && !remembered;
-                if fits {
-                    let missing = features::missing(&mut self.firewall, family).await;
+                if !remembered {
+                    let missing = features::missing(&mut self.firewall).await;
                     return Err(missing.unwrap_or(error));
                 }
+                // It is not what it was, and nothing has been done.
                 self.left = Some(listed);
                 continue;
             }
             outcome.writes += 1;
             if drifted {
                 outcome.repairs += 1;
-                tracing::warn!("{family} was changed by somebody else and is repaired: {change}");
+                tracing::warn!("{INET} was changed by somebody else and is repaired: {change}");
             }
             if self.speaks || remembered && !matches!(change, Change::Rewrite(_)) {
                 self.known = Some(wanted);
@@ -153,24 +145,17 @@ impl<F: Firewall> Keeper<F> {
             written = true;
         }
         outcome.problems.push(format!(
-            "{family} differs again and again from what was just written; somebody else changes it"
+            "{INET} differs again and again from what was just written; somebody else changes it"
         ));
         Ok(false)
     }
 
-    /// What is listed, in our own spelling where it is known to mean the same, and of
-    /// the devices that are there.
-    async fn list(&mut self, wanted: Option<&Ruleset>) -> Result<Option<Ruleset>, ToolError> {
-        let mut found = self.firewall.list(self.family).await?;
+    /// What is listed, in our own spelling where it is known to mean the same.
+    async fn list(&mut self) -> Result<Option<Ruleset>, ToolError> {
+        let mut found = self.firewall.list(INET).await?;
         for (name, chain) in found.iter_mut().flat_map(|found| &mut found.chains) {
             if let Some((ours, theirs)) = self.dialect.get(name)
-                && theirs.says_the_same(chain)
-            {
-                *chain = ours.clone();
-            }
-            let ours = wanted.and_then(|wanted| wanted.chains.get(name));
-            if let Some(ours) = ours
-                && ours.says_the_same(&unindexed(chain))
+                && theirs == chain
             {
                 *chain = ours.clone();
             }
@@ -192,7 +177,7 @@ impl<F: Firewall> Keeper<F> {
                 continue;
             };
             let fresh = (ours.clone(), theirs.clone());
-            if ours.says_the_same(theirs)
+            if ours == theirs
                 || ours.rules.len() != theirs.rules.len()
                 || self.dialect.get(name) == Some(&fresh)
             {
@@ -204,39 +189,4 @@ impl<F: Firewall> Keeper<F> {
         }
         learnt
     }
-}
-
-/// A chain as listings tell of it.
-fn unindexed(chain: &Chain) -> Chain {
-    let mut chain = chain.clone();
-    if let Some(device) = chain.device_mut() {
-        device.index = None;
-    }
-    chain
-}
-
-/// Without its table no node masquerades; without the other the source check is left
-/// to the kernel's own, and a host that cannot have the table can be used.
-fn tell(family: TableFamily, error: &ToolError, outcome: &mut Outcome) {
-    let lasting = matches!(error, ToolError::Missing | ToolError::Lacks { .. });
-    if family == TableFamily::Inet || !lasting {
-        outcome.problems.push(format!("{family}: {error}"));
-        return;
-    }
-    outcome.verified = true;
-    let mut sentence =
-        format!("pods are held to their own addresses by the kernel's rp_filter alone: {error}");
-    if rp_filter_is_loose() {
-        sentence.push_str(
-            "; and net.ipv4.conf.all.rp_filter is 2, which outweighs the strict check of pods' \
-             devices, so that pods can send from addresses that are not theirs",
-        );
-    }
-    outcome.warnings.push(sentence);
-}
-
-/// Whether the host's setting outweighs the strict one of pods' devices.
-pub(super) fn rp_filter_is_loose() -> bool {
-    let all = std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter");
-    all.is_ok_and(|all| all.trim() == "2")
 }

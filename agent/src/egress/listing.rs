@@ -1,8 +1,8 @@
-//! Reads what `nft -j list table` prints of one of our tables. Pure.
+//! Reads what `nft -j list table` prints of our table. Pure.
 //!
 //! What this release never makes is kept as unknown, so that it differs from what is
-//! wanted instead of being overlooked. What only counts or numbers (handles, the
-//! counter's value) is left out, for it is no part of what was wanted.
+//! wanted instead of being overlooked. What only numbers (handles) is left out, for it
+//! is no part of what was wanted.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use viaduct_model::{Cidr, Family};
 
 use super::prefixes::{fewest, of_range};
-use super::ruleset::{Base, Chain, Device, Element, NamedSet, Rule, Ruleset, SetKind};
+use super::ruleset::{Base, Chain, Element, NamedSet, Rule, Ruleset, SetKind};
 
 /// The table as listed.
 ///
@@ -40,14 +40,11 @@ pub(super) fn add(ruleset: &mut Ruleset, kind: &str, body: &Value) -> Option<Str
         "metainfo" => Some(()),
         // A dormant table has all its rules and obeys none.
         "table" => body.get("flags").is_none().then_some(()),
-        "counter" => name().map(|name| {
-            ruleset.counters.insert(name);
-        }),
         "set" => name().zip(set(body)).map(|(name, set)| {
             ruleset.sets.insert(name, set);
         }),
         "chain" => name().map(|name| {
-            let base = base(body, &name);
+            let base = base(body);
             ruleset
                 .chains
                 .entry(name)
@@ -80,20 +77,13 @@ fn rule(ruleset: &mut Ruleset, body: &Value) -> Option<()> {
     Some(())
 }
 
-fn base(body: &Value, chain: &str) -> Option<Base> {
+fn base(body: &Value) -> Option<Base> {
     let text = |key: &str| body.get(key).and_then(Value::as_str).map(str::to_owned);
-    let hook = text("hook")?;
-    // A chain is called after its device, which older releases do not print.
-    let device = (hook == "ingress").then(|| Device {
-        name: text("dev").unwrap_or_else(|| chain.to_owned()),
-        index: None,
-    });
     Some(Base {
         r#type: text("type")?,
-        hook,
+        hook: text("hook")?,
         priority: body.get("prio")?.as_i64()?,
         policy: text("policy").unwrap_or_default(),
-        device,
     })
 }
 

@@ -128,7 +128,6 @@ fn masquerade(state: &NodeState, options: &Options, ruleset: &mut Ruleset) {
         hook: "postrouting".to_owned(),
         priority: AFTER_SOURCE_NAT,
         policy: "accept".to_owned(),
-        device: None,
     };
     let base = Some(base);
     let chain = Chain { base, rules };

@@ -1,5 +1,5 @@
-//! One of our two tables as plain data: what is wanted and what was listed are the
-//! same type, so that comparing them is comparing values.
+//! Our table as plain data: what is wanted and what was listed are the same type, so
+//! that comparing them is comparing values.
 //!
 //! A rule is the list of statements in libnftables' JSON (libnftables-json(5)), which
 //! is what `nft` is given and what it lists: one spelling for both ways.
@@ -9,17 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use viaduct_model::{Cidr, Family};
 
-/// The name of both tables; whatever is in one of them is ours.
+/// The table's name; whatever is in it is ours.
 pub const TABLE: &str = "viaduct";
-/// The counter of packets whose source was not their pod's.
-pub const SPOOFED: &str = "spoofed";
 
-/// Which of the two tables.
+/// The family of a table of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableFamily {
-    /// Masquerading, in which rules for IPv4 and IPv6 stand side by side.
+    /// Rules for IPv4 and IPv6 stand side by side.
     Inet,
-    /// The source check, whose chains belong to devices.
+    /// Chains belong to devices. Only agents of before docs/adr/0052 was amended made such
+    /// a table; it is removed.
     Netdev,
 }
 
@@ -47,8 +46,6 @@ pub struct Ruleset {
     pub sets: BTreeMap<String, NamedSet>,
     /// Chains.
     pub chains: BTreeMap<String, Chain>,
-    /// Named counters; what they have counted is no part of this.
-    pub counters: BTreeSet<String>,
     /// What we never make, as it was listed: never wanted, so it always differs.
     pub unknown: Vec<String>,
 }
@@ -98,29 +95,6 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
-impl Chain {
-    /// Whether it belongs to a device, and so comes and goes by itself.
-    pub fn is_of_a_device(&self) -> bool {
-        self.base.as_ref().is_some_and(|base| base.device.is_some())
-    }
-
-    /// Whether both say the same, as far as is known of their devices.
-    pub fn says_the_same(&self, other: &Chain) -> bool {
-        let index = |chain: &Chain| chain.base.as_ref()?.device.as_ref()?.index;
-        let mut other = other.clone();
-        let known = index(self).is_some() && index(&other).is_some();
-        if !known && let Some(device) = other.device_mut() {
-            device.index = index(self);
-        }
-        *self == other
-    }
-
-    /// Its device.
-    pub fn device_mut(&mut self) -> Option<&mut Device> {
-        self.base.as_mut()?.device.as_mut()
-    }
-}
-
 /// Where a base chain stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
@@ -132,19 +106,6 @@ pub struct Base {
     pub priority: i64,
     /// `accept` or `drop`.
     pub policy: String,
-    /// The device whose packets enter it, where not all devices' do.
-    pub device: Option<Device>,
-}
-
-/// A chain's device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
-    /// Its name.
-    pub name: String,
-    /// Its index when the chain was made; listings do not tell. Another device of the
-    /// same name needs a chain of its own, for old kernels delete the chain with the
-    /// device and tell nobody.
-    pub index: Option<u32>,
 }
 
 /// A rule.
@@ -157,14 +118,6 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// A rule without a comment.
-    pub fn bare(statements: Vec<Value>) -> Self {
-        Self {
-            statements,
-            comment: None,
-        }
-    }
-
     /// A rule with a comment.
     pub fn new(comment: &str, statements: Vec<Value>) -> Self {
         Self {

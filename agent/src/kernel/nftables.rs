@@ -1,19 +1,16 @@
 //! nftables as far as it is spoken over netlink here: the notice that somebody changed
-//! our table, and the value of one counter. Everything else goes by the `nft` program.
+//! our table. Everything else goes by the `nft` program.
 //!
 //! Message and attribute numbers are those of `linux/netfilter/nf_tables.h`.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use netlink_packet_core::{NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer};
+use netlink_packet_core::NetlinkBuffer;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-    socket,
-};
+use nix::sys::socket::{MsgFlags, SockProtocol, recv};
 use tokio::io::unix::AsyncFd;
 
-use super::error::{NetlinkError, parse_ack};
+use super::error::NetlinkError;
 use super::monitor::multicast;
 use super::socket::failed;
 use crate::egress::ruleset::TableFamily;
@@ -24,8 +21,6 @@ const GROUP: u32 = 7;
 const SUBSYSTEM: u16 = 10 << 8;
 /// `NFT_MSG_NEWGEN`, which ends what one transaction has to say.
 const NEW_GENERATION: u16 = SUBSYSTEM | 15;
-const NEW_OBJECT: u16 = SUBSYSTEM | 18;
-const GET_OBJECT: u16 = SUBSYSTEM | 19;
 
 /// `NFPROTO_INET` and `NFPROTO_NETDEV`.
 fn number(family: TableFamily) -> u8 {
@@ -37,12 +32,6 @@ fn number(family: TableFamily) -> u8 {
 
 /// The table's name, which is attribute 1 of messages of every kind.
 const TABLE_NAME: u16 = 1;
-const OBJECT_NAME: u16 = 2;
-const OBJECT_TYPE: u16 = 3;
-const OBJECT_DATA: u16 = 4;
-/// `NFT_OBJECT_COUNTER`.
-const COUNTER: u32 = 1;
-const COUNTER_PACKETS: u16 = 2;
 
 /// Family, version and resource before the attributes.
 const HEADER: usize = 4;
@@ -195,83 +184,25 @@ fn find(mut rest: &[u8], kind: u16) -> Option<&[u8]> {
     }
 }
 
-/// The packets that a named counter of a table has counted; `None` when there is no such table or counter. The kernel answers within the call.
-///
-/// # Errors
-/// When the kernel gives no socket or no answer that can be read.
-pub fn counted_packets(
-    family: TableFamily,
-    table: &str,
-    counter: &str,
-) -> Result<Option<u64>, NetlinkError> {
-    let fd = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        SockProtocol::NetlinkNetFilter,
-    )
-    .map_err(|errno| failed("socket", errno))?;
-    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(|errno| failed("bind", errno))?;
-    let question = question(number(family), table, counter);
-    send(fd.as_raw_fd(), &question, MsgFlags::empty()).map_err(|errno| failed("send", errno))?;
-    let mut buffer = vec![0; 4096];
-    let length = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())
-        .map_err(|errno| failed("recv", errno))?;
-    let answer = buffer.get(..length).unwrap_or_default();
-    let malformed = || NetlinkError::Malformed("the value of a counter".into());
-    let message = NetlinkBuffer::new_checked(answer).map_err(|_| malformed())?;
-    match message.message_type() {
-        NEW_OBJECT => packets(message.payload()).map(Some).ok_or_else(malformed),
-        NLMSG_ERROR => match parse_ack(message.flags(), message.payload()) {
-            Err(error) if error.refusal() == Some(Errno::ENOENT) => Ok(None),
-            Err(error) => Err(error),
-            Ok(()) => Err(malformed()),
-        },
-        _ => Err(malformed()),
-    }
-}
-
-fn packets(payload: &[u8]) -> Option<u64> {
-    let data = attribute(payload, OBJECT_DATA)?;
-    let packets = find(data, COUNTER_PACKETS)?;
-    Some(u64::from_be_bytes(packets.try_into().ok()?))
-}
-
-fn question(family: u8, table: &str, counter: &str) -> Vec<u8> {
-    let mut body = vec![family, 0, 0, 0];
-    push(&mut body, TABLE_NAME, &terminated(table));
-    push(&mut body, OBJECT_NAME, &terminated(counter));
-    push(&mut body, OBJECT_TYPE, &COUNTER.to_be_bytes());
-    let mut message = Vec::with_capacity(16 + body.len());
-    let length = u32::try_from(16 + body.len()).unwrap_or_default();
-    message.extend(length.to_ne_bytes());
-    message.extend(GET_OBJECT.to_ne_bytes());
-    message.extend(NLM_F_REQUEST.to_ne_bytes());
-    message.extend(1u32.to_ne_bytes());
-    message.extend(0u32.to_ne_bytes());
-    message.extend(body);
-    message
-}
-
-fn terminated(text: &str) -> Vec<u8> {
-    let mut bytes = text.as_bytes().to_vec();
-    bytes.push(0);
-    bytes
-}
-
-fn push(into: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-    into.extend(length.to_ne_bytes());
-    into.extend(kind.to_ne_bytes());
-    into.extend(value);
-    into.resize(into.len().next_multiple_of(4), 0);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const INET: u8 = 1;
+
+    fn terminated(text: &str) -> Vec<u8> {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.push(0);
+        bytes
+    }
+
+    fn push(into: &mut Vec<u8>, kind: u16, value: &[u8]) {
+        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+        into.extend(length.to_ne_bytes());
+        into.extend(kind.to_ne_bytes());
+        into.extend(value);
+        into.resize(into.len().next_multiple_of(4), 0);
+    }
 
     fn message(kind: u16, family: u8, table: Option<&str>) -> Vec<u8> {
         let mut body = vec![family, 0, 0, 0];
@@ -313,17 +244,5 @@ mod tests {
             transactions(&[1, 2, 3], (INET, "viaduct"), &mut touched),
             None
         );
-    }
-
-    #[test]
-    fn a_counters_value_is_read() {
-        let mut values = Vec::new();
-        push(&mut values, 1, &900u64.to_be_bytes());
-        push(&mut values, COUNTER_PACKETS, &9u64.to_be_bytes());
-        let mut payload = vec![INET, 0, 0, 0];
-        push(&mut payload, TABLE_NAME, &terminated("viaduct"));
-        push(&mut payload, OBJECT_DATA | 0x8000, &values);
-        assert_eq!(packets(&payload), Some(9));
-        assert_eq!(packets(&[INET, 0, 0, 0]), None);
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use viaduct_lab::{Backend, Node, Pod, command, netns};
+use viaduct_lab::{Backend, Node, command, netns};
 
 /// Everything of ours in a node's kernel, one line each, in a fixed order: links
 /// with MAC, MTU and state, addresses, routes, neighbours, FDB entries, settings.
@@ -90,22 +90,6 @@ pub fn backends_of_the_kernel() -> Vec<Backend> {
     all.into_iter().filter(has).collect()
 }
 
-/// Waits until the source check holds a pod to its address, which is a moment after its ADD.
-/// Returns the name of the pod's host end.
-///
-/// # Errors
-/// When that takes too long.
-pub fn source_checked(node: &Node, pod: &Pod) -> Result<String> {
-    let link = pod.result["interfaces"][0]["name"].as_str();
-    let link = link.context("the host end's name")?;
-    crate::eventually(|| {
-        let table = node.run("nft", &["list", "table", "netdev", "viaduct"])?;
-        ensure!(table.contains(link), "the source check lacks {link}");
-        Ok(())
-    })?;
-    Ok(link.to_owned())
-}
-
 /// How many lines of [`ours`] each block of a peer is.
 pub fn entries(backend: Backend) -> usize {
     match backend {
@@ -181,15 +165,11 @@ const MARK: &str = "blackhole 198.18.0.1";
 const TABLE_MARK: &str = "nobodys";
 
 impl<'a> Monitor<'a> {
-    /// Begins once the node's pods are wholly set up; everything that happens after this has
-    /// returned is seen.
+    /// Everything that happens after this has returned is seen.
     ///
     /// # Errors
     /// When the monitor does not come up.
     pub fn start(node: &'a Node) -> Result<Self> {
-        for pod in node.pods() {
-            source_checked(node, &pod)?;
-        }
         let mut monitor = Self {
             node,
             children: Vec::new(),

@@ -14,7 +14,7 @@ mod raw;
 mod traffic;
 
 pub use host::{difference, everything};
-pub use kernel::{Monitor, backends_of_the_kernel, entries, leaks, ours, source_checked};
+pub use kernel::{Monitor, backends_of_the_kernel, entries, leaks, ours};
 pub use libcni::{Libcni, programs as programs_of_cni};
 pub use pinging::{Losses, Pinging};
 pub use programs::{Run, refused, run, viaductctl};

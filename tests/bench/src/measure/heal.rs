@@ -151,6 +151,17 @@ fn cases(target: &Target) -> Vec<Case> {
         repaired: Box::new(move |line| line.starts_with(&begins) && line.contains(holds)),
     };
     let ip = |name, damage: String, begins: String, holds| case(name, "ip", damage, begins, holds);
+    // The kernel tells of a setting that a file changed, and only of the link when a
+    // message did.
+    let setting = |name, link: &str, value: &str| Case {
+        name,
+        program: "sysctl",
+        damage: format!("-qw net/ipv4/conf/{link}/{value}"),
+        repaired: {
+            let link = link.to_owned();
+            Box::new(move |line| line.starts_with("[LINK]") && line.contains(&link))
+        },
+    };
     // Routes are put back last, when all that they stand on stands.
     let routed = || format!("[ROUTE]{block} via {next_hop} ");
     let known = || format!("[NEIGH]{next_hop} dev via.vx4 lladdr {peer_mac}");
@@ -223,14 +234,8 @@ fn cases(target: &Target) -> Vec<Case> {
             damage: "link set via.vx4 mtu 1400".to_owned(),
             repaired: Box::new(|line| line.contains("via.vx4: <") && line.contains("mtu 1450")),
         },
-        Case {
-            name: "sysctl changed",
-            program: "sysctl",
-            damage: "-qw net/ipv4/conf/via.vx4/rp_filter=1".to_owned(),
-            // The kernel tells of a setting that a file changed, and only of the link
-            // when a message did.
-            repaired: Box::new(|line| line.starts_with("[LINK]") && line.contains("via.vx4: <")),
-        },
+        setting("sysctl changed", "via.vx4", "forwarding=0"),
+        setting("source check switched off", pod_link, "rp_filter=0"),
         ip(
             "pod's route deleted",
             format!("route del {pod}"),
@@ -244,20 +249,11 @@ fn cases(target: &Target) -> Vec<Case> {
             "PERMANENT",
         ),
     ];
-    for (name, damage, table) in [
-        (
-            "nft table deleted",
-            "delete table inet viaduct",
-            "inet viaduct",
-        ),
-        (
-            "source check deleted",
-            "delete table netdev viaduct",
-            "netdev viaduct",
-        ),
-        ("nft ruleset flushed", "flush ruleset", "inet viaduct"),
+    for (name, damage) in [
+        ("nft table deleted", "delete table inet viaduct"),
+        ("nft ruleset flushed", "flush ruleset"),
     ] {
-        let begins = format!("add table {table}");
+        let begins = "add table inet viaduct".to_owned();
         cases.push(case(name, "nft", damage.to_owned(), begins, ""));
     }
     cases

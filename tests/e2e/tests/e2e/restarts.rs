@@ -53,9 +53,9 @@ fn the_monitor_of_these_tests_does_see_what_changes() {
         let monitor = Monitor::start(&node)?;
         node.ip("route del blackhole 10.64.0.0/26")
             .or_else(|_| node.ip("route del blackhole 10.64.0.64/26"))?;
-        node.run("nft", &["flush", "table", "netdev", "viaduct"])?;
+        node.run("nft", &["flush", "table", "inet", "viaduct"])?;
         let told = monitor.stop()?;
-        for what in ["blackhole", "netdev viaduct"] {
+        for what in ["blackhole", "inet viaduct"] {
             let is = told.iter().any(|line| line.contains(what));
             ensure!(is, "a change of {what} was not told: {told:#?}");
         }
