@@ -28,6 +28,8 @@ pub struct Sources {
     pub report: watch::Receiver<DataplaneReport>,
     /// What is the matter with the underlay.
     pub trouble: watch::Receiver<UnderlayTrouble>,
+    /// Why the Node's pod CIDRs are not adopted, if they ought to be.
+    pub cidrs: watch::Receiver<Option<String>>,
     /// How the nft table compares.
     pub egress: watch::Receiver<EgressReport>,
 }
@@ -41,7 +43,7 @@ impl Sources {
         report
             .problems
             .extend(self.egress.borrow().problems.iter().cloned());
-        node::claim(
+        let mut claim = node::claim(
             identity,
             view.as_deref(),
             &self.usage.borrow(),
@@ -49,7 +51,12 @@ impl Sources {
             &self.trouble.borrow(),
             previous,
             &now,
-        )
+        );
+        let conflict = self.cidrs.borrow().clone();
+        claim
+            .conditions
+            .extend(conflict.map(|sentence| node::conflict_of_cidrs(sentence, previous, &now)));
+        claim
     }
 }
 
@@ -83,6 +90,7 @@ pub async fn keep(
             changed = sources.report.changed() => changed.is_ok(),
             changed = sources.trouble.changed() => changed.is_ok(),
             changed = sources.egress.changed() => changed.is_ok(),
+            Ok(()) = sources.cidrs.changed() => true,
             () = content.closed() => false,
             () = tokio::time::sleep_until(due.unwrap_or(sent_at + TICK)), if due.is_some() => true,
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use regex_lite::Regex;
-use viaduct_datastore::StoreArgs;
+use viaduct_datastore::{NodeCidrsArgs, StoreArgs};
 use viaduct_model::{Cidr, Family, Invalid, NodeName};
 
 use crate::egress;
@@ -34,6 +34,10 @@ pub struct Flags {
     /// and only the others by the tunnel
     #[arg(long, env = "VIADUCT_DIRECT_ROUTING")]
     pub direct_routing: bool,
+
+    /// Pod CIDRs of Nodes.
+    #[command(flatten)]
+    pub node_cidrs: NodeCidrsArgs,
 
     /// This node's name [default: the host name]
     #[arg(long, env = "VIADUCT_NODE_NAME", value_parser = parse_node_name)]

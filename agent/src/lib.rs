@@ -7,6 +7,7 @@
 //! CNI ADD/DEL ─────┘  (`state`)  (`backend`)        (`dataplane`)      (`kernel`)
 //! ```
 
+pub mod adopt;
 pub mod announcer;
 pub mod backend;
 pub mod claims;

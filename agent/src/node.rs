@@ -238,6 +238,17 @@ fn conflict(conflicts: &[String]) -> Option<Condition> {
     })
 }
 
+/// The condition that the Node's pod CIDRs are not what this node's blocks could be; there
+/// only while it is so.
+pub fn conflict_of_cidrs(sentence: String, previous: Option<&Claim>, now: &str) -> Condition {
+    let mut told = condition("NodeCIDRsAdopted", "False", "Conflict", sentence);
+    let before = previous
+        .and_then(|claim| claim.conditions.iter().find(|c| c.r#type == told.r#type))
+        .map_or(now, |c| &c.last_transition_time);
+    told.last_transition_time = before.to_owned();
+    told
+}
+
 fn condition(r#type: &str, status: &str, reason: &str, message: String) -> Condition {
     Condition {
         r#type: r#type.to_owned(),

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
-use viaduct_datastore::StoreOptions;
 use viaduct_datastore::liveness::{HoldError, HoldState, Holding, hold};
 use viaduct_datastore::records::encode;
 use viaduct_datastore::store::SharedStore;
+use viaduct_datastore::{NodeCidrs, StoreOptions};
 use viaduct_model::{Claim, Kind};
 
 use crate::claims;
@@ -28,7 +28,7 @@ use crate::run_dir::RunDir;
 use crate::spoofed::Spoofed;
 use crate::state::{DataplaneReport, UnderlayTrouble};
 use crate::steward;
-use crate::{announcer, http, registrar, view};
+use crate::{adopt, announcer, http, registrar, view};
 
 /// How long the node counts as alive after its agent was last heard of. Short, so
 /// that a name is free again soon after a machine died.
@@ -47,6 +47,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         ..flags.store.options()?
     };
     flags.check()?;
+    let node_cidrs = flags.node_cidrs.choice(&options)?;
     // Before the first look, so that nothing is missed between the two.
     let underlay_hints = Monitor::open()?.spawn();
     let mut lookout = Lookout::open(Terms::of(&flags))?;
@@ -115,7 +116,9 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         }),
     ));
 
+    let (cidr_conflict, cidr_conflicts) = watch::channel(None);
     let claim = claims::Sources {
+        cidrs: cidr_conflicts,
         view: views.clone(),
         usage: cni.usage.clone(),
         report: reports.clone(),
@@ -134,6 +137,14 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         reports.clone(),
         views.clone(),
     ));
+    if node_cidrs == NodeCidrs::Adopt {
+        tokio::spawn(adopt::run(
+            store.clone(),
+            identity.name.clone(),
+            views.clone(),
+            cidr_conflict,
+        ));
+    }
     let (record, records) = watch::channel(None);
     tokio::spawn(registrar::keep(
         store.clone(),

@@ -11,6 +11,7 @@ pub mod flags;
 pub mod follow;
 pub mod kube;
 pub mod liveness;
+pub mod node_cidrs;
 mod ownership;
 pub mod records;
 pub mod sqlite;
@@ -22,6 +23,7 @@ pub use backoff::Backoff;
 pub use flags::StoreArgs;
 pub use follow::{Update, follow};
 pub use liveness::{HoldError, HoldState, Holding, hold};
+pub use node_cidrs::{NodeCidrs, NodeCidrsArgs};
 pub use records::{Named, Records};
 pub use store::{
     Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Mark, Note, Presence, Store,

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use thiserror::Error;
 use tokio::sync::watch;
-use viaduct_model::Kind;
+use viaduct_model::{Cidr, Kind};
 
 /// A record's version, which changes with every write of it. Opaque: only the
 /// store that made it can read it.
@@ -249,6 +249,30 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// that yet. Never tells the contrary.
     async fn announce_network(&self, _name: &str) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    /// The pod CIDRs that the cluster itself has given a node; none where it knows of no
+    /// nodes, or has given it none.
+    async fn node_cidrs(&self, _name: &str) -> Result<Vec<Cidr>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Gives a node its pod CIDRs, where nothing stands; they can never be changed.
+    async fn publish_node_cidrs(&self, _name: &str, _cidrs: &[Cidr]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Creates a block that goes with its node.
+    async fn adopt_block(
+        &self,
+        _name: &str,
+        _value: &[u8],
+        _node: &str,
+    ) -> Result<Version, StoreError> {
+        Err(StoreError::Unsupported {
+            store: self.describe(),
+            what: "pod CIDRs of nodes: that is for --datastore kube",
+        })
     }
 
     /// Tells people of what happened to a record, where the store has a place for that

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use viaduct_datastore::store::SharedStore;
-use viaduct_datastore::{Backoff, Leadership, StoreError, Update, follow};
+use viaduct_datastore::{Backoff, Leadership, NodeCidrs, StoreError, Update, follow};
 use viaduct_model::Kind;
 
 use crate::act::{Stop, perform};
@@ -29,6 +29,7 @@ use crate::marks;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::notes;
+use crate::publish::{self, Shares};
 use crate::status::{Status, sentence};
 use crate::view::View;
 
@@ -83,6 +84,10 @@ struct Loop {
     now: Status,
     /// What records are to be told is wrong with them; `None` while another leads.
     faults: watch::Sender<Option<Faults>>,
+    /// The blocks that may be published as pod CIDRs; `None` while another leads.
+    shares: watch::Sender<Option<Shares>>,
+    /// What stood in the way of that.
+    conflicts: watch::Receiver<Faults>,
     /// Why this controller may not even stand for election.
     seat: watch::Sender<Option<String>>,
     trouble: watch::Receiver<Option<String>>,
@@ -101,6 +106,11 @@ impl Control {
         let mut updates = follow_all(&self.store);
         let (faults, wanted) = watch::channel(None);
         tokio::spawn(marks::keep(self.store.clone(), wanted));
+        let (shares, to_publish) = watch::channel(None);
+        let (told, conflicts) = watch::channel(Faults::new());
+        if self.policy.node_cidrs == NodeCidrs::Publish {
+            tokio::spawn(publish::keep(self.store.clone(), to_publish, told));
+        }
         let (seat, trouble) = watch::channel(None);
         let role = match &self.identity {
             None => Role::Unelected,
@@ -118,6 +128,8 @@ impl Control {
             told: Told::default(),
             now: Status::default(),
             faults,
+            shares,
+            conflicts,
             seat,
             trouble,
         };
@@ -147,6 +159,7 @@ impl Loop {
                 },
                 () = self.role.changed() => self.role_changed(),
                 _ = self.trouble.changed() => {}
+                Ok(()) = self.conflicts.changed() => {}
                 () = tokio::time::sleep(wake_in) => {}
             }
             // All that is known already goes into one decision.
@@ -299,12 +312,15 @@ impl Loop {
             notes::tell(&self.control.store, new.flat_map(notes::of_waiting));
         }
         let wanted = self.role.acts() && self.view.is_complete();
-        let wanted = wanted.then(|| decision.faults.clone());
-        self.faults.send_if_modified(|faults| {
-            let changed = *faults != wanted;
-            *faults = wanted;
-            changed
+        let shares = wanted && self.control.policy.node_cidrs == NodeCidrs::Publish;
+        let shares = shares.then(|| publish::shares(&self.view, &decision.faults));
+        send(&self.shares, shares);
+        let wanted = wanted.then(|| {
+            let mut faults = decision.faults.clone();
+            faults.extend(self.conflicts.borrow_and_update().clone());
+            faults
         });
+        send(&self.faults, wanted);
         for gone in self.told.remarks.difference(&remarks) {
             tracing::info!("no longer so: {gone}");
         }
@@ -373,6 +389,15 @@ fn campaign(
             tokio::time::sleep(backoff.next()).await;
         }
     })
+}
+
+/// Publishes what is news.
+fn send<T: PartialEq>(to: &watch::Sender<T>, new: T) {
+    to.send_if_modified(|before| {
+        let changed = *before != new;
+        *before = new;
+        changed
+    });
 }
 
 /// Follows all kinds through one channel.

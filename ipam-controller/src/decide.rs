@@ -20,7 +20,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use viaduct_datastore::{Mark, Version};
+use viaduct_datastore::{Mark, NodeCidrs, Version};
 use viaduct_model::{Block, BlockState, Cidr, Kind, NodeName, Pool, PoolName};
 
 pub use allot::Waiting;
@@ -39,6 +39,8 @@ pub struct Policy {
     pub quarantine: Duration,
     /// How long a pool's status stays as it is though its counts changed.
     pub refresh: Duration,
+    /// What Nodes' pod CIDRs have to do with blocks: with `Adopt` none is given here.
+    pub node_cidrs: NodeCidrs,
 }
 
 /// The moment of a decision.
@@ -145,7 +147,7 @@ pub fn decide(view: &View, memory: &Memory, policy: &Policy, now: &Now) -> Decis
     for blocks in active.values_mut() {
         blocks.retain(|cidr| !wrong.contains(cidr));
     }
-    let space = allot::allot(view, memory, &active, &mut decision);
+    let space = allot::allot(view, memory, policy, &active, &mut decision);
     status::refresh(view, memory, policy, now, &space, &mut decision);
     decision
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
-use viaduct_datastore::{StoreArgs, StoreOptions};
+use viaduct_datastore::{NodeCidrsArgs, StoreArgs, StoreOptions};
 use viaduct_model::{Cidr, Family, Invalid, Pool, PoolName, Record};
 
 use crate::decide::Policy;
@@ -79,6 +79,10 @@ pub struct Flags {
     )]
     pub leader_elect: bool,
 
+    /// Pod CIDRs of Nodes.
+    #[command(flatten)]
+    pub node_cidrs: NodeCidrsArgs,
+
     /// Where /healthz, /readyz and /metrics are served; port 0 takes any free one
     #[arg(
         long,
@@ -116,6 +120,7 @@ impl Flags {
             reclaim_after: self.reclaim_after,
             quarantine: self.quarantine,
             refresh: REFRESH,
+            node_cidrs: self.node_cidrs.choice(&self.store()?)?,
         })
     }
 

@@ -7,7 +7,8 @@
 //!
 //! [`decide`] holds the rules as a pure function over [`view`] and [`memory`];
 //! [`control`] is the loop around it, [`act`] the writes; [`status`], [`metrics`],
-//! [`notes`], [`marks`] and [`http`] tell how it fares. The controller touches nothing but the store.
+//! [`notes`], [`marks`] and [`http`] tell how it fares;
+//! [`publish`] writes pod CIDRs of Nodes. The controller touches nothing but the store.
 
 pub mod act;
 pub mod control;
@@ -18,6 +19,7 @@ pub mod marks;
 pub mod memory;
 pub mod metrics;
 pub mod notes;
+pub mod publish;
 pub mod status;
 pub mod view;
 

@@ -25,12 +25,16 @@ struct Controller(Child);
 
 impl Controller {
     fn start(options: &StoreOptions, pool: &str) -> Self {
+        Self::start_with(options, pool, "off")
+    }
+
+    fn start_with(options: &StoreOptions, pool: &str, node_cidrs: &str) -> Self {
         let kubeconfig = options.kubeconfig.as_ref().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_viaduct-controller"))
             .args(["--datastore", "kube", "--quarantine", "2s"])
             .args(["--http", "127.0.0.1:0", "--kubeconfig"])
             .arg(kubeconfig)
-            .args(["--pool", pool])
+            .args(["--pool", pool, "--node-cidrs", node_cidrs])
             .stdin(Stdio::null())
             .spawn();
         Self(child.unwrap())
@@ -301,6 +305,41 @@ async fn blocks_and_pools_written_wrongly_by_hand_are_marked_and_told_of() {
     })
     .await;
     assert_eq!(conflicts().await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_blocks_are_published_as_pod_cidrs_and_foreign_ones_are_never_fought() {
+    let server = ApiServer::start().await;
+    let records = Records::new(open(&server.options()).await.unwrap());
+    nodes(&server, &records, 0..2).await;
+    // Somebody else has given this one its pod CIDR.
+    let foreign = json!({"spec": {"podCIDR": "10.99.1.0/24", "podCIDRs": ["10.99.1.0/24"]}});
+    let patch = kube::api::Patch::Merge(foreign);
+    let request = Request::new("/api/v1/nodes").patch("n1", &Default::default(), &patch);
+    let patched: Result<Value, _> = server.client().await.request(request.unwrap()).await;
+    drop(patched.unwrap());
+    let _controller = Controller::start_with(&server.options(), "10.64.0.0/24", "publish");
+    served(&records, 2).await;
+    let given = async |node: &str| {
+        let request = Request::new("/api/v1/nodes").get(node, &Default::default());
+        let node: Value = server
+            .client()
+            .await
+            .request(request.unwrap())
+            .await
+            .unwrap();
+        node["spec"]["podCIDRs"].clone()
+    };
+    until("the first is published", async || {
+        given("n0").await == json!(["10.64.0.0/26"])
+    })
+    .await;
+    until("the other's block tells of the conflict", async || {
+        wrong(&server, "addressblocks", "10.64.0.64-26").await == Some("NodeCIDRs".to_owned())
+    })
+    .await;
+    assert_eq!(given("n1").await, json!(["10.99.1.0/24"]));
+    assert_eq!(wrong(&server, "addressblocks", "10.64.0.0-26").await, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

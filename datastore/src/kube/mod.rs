@@ -30,7 +30,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::params::{DeleteParams, GetParams, ListParams, Preconditions};
 use serde_json::Value;
-use viaduct_model::{Invalid, Kind, NodeName};
+use viaduct_model::{Cidr, Invalid, Kind, NodeName};
 
 use crate::store::{
     Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Mark, Note, Presence, Store,
@@ -302,6 +302,28 @@ impl Store for KubeStore {
 
     async fn announce_network(&self, name: &str) -> Result<(), StoreError> {
         owner::announce_network(&self.server, &self.manager, name).await
+    }
+
+    async fn node_cidrs(&self, name: &str) -> Result<Vec<Cidr>, StoreError> {
+        owner::cidrs(&self.server, name).await
+    }
+
+    async fn publish_node_cidrs(&self, name: &str, cidrs: &[Cidr]) -> Result<(), StoreError> {
+        owner::publish_cidrs(&self.server, &self.manager, name, cidrs).await
+    }
+
+    async fn adopt_block(
+        &self,
+        name: &str,
+        value: &[u8],
+        node: &str,
+    ) -> Result<Version, StoreError> {
+        check(Kind::Block, name)?;
+        let parts = Parts::of(Kind::Block, name, value)?;
+        let owners = owner::references(&self.server, node).await?;
+        self.create_object(Shape::of(Kind::Block), name, &parts, Some(owners))
+            .await
+            .map_err(|fault| self.told(Kind::Block, name, fault))
     }
 
     async fn note(&self, note: &Note) -> Result<(), StoreError> {

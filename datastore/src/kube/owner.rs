@@ -11,6 +11,7 @@ use kube::api::{Patch, PatchParams};
 use kube::core::params::GetParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use viaduct_model::Cidr;
 
 use super::fault::Fault;
 use super::server::{Call, Server};
@@ -21,13 +22,23 @@ use crate::store::StoreError;
 struct Node {
     metadata: NodeMetadata,
     #[serde(default)]
+    spec: NodeSpec,
+    #[serde(default)]
     status: NodeStatus,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+struct NodeSpec {
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct NodeMetadata {
     uid: String,
+    resource_version: String,
     labels: BTreeMap<String, String>,
 }
 
@@ -82,6 +93,47 @@ pub(super) async fn labels(
 ) -> Result<BTreeMap<String, String>, StoreError> {
     let node = node(server, name).await.map_err(|e| server.error(e))?;
     Ok(node.map(|node| node.metadata.labels).unwrap_or_default())
+}
+
+/// The Node's pod CIDRs; none while there is no Node.
+pub(super) async fn cidrs(server: &Server, name: &str) -> Result<Vec<Cidr>, StoreError> {
+    let node = node(server, name).await.map_err(|e| server.error(e))?;
+    let given = node.map(|node| node.spec.pod_cidrs).unwrap_or_default();
+    Ok(given
+        .iter()
+        .map(|cidr| cidr.parse())
+        .collect::<Result<_, _>>()?)
+}
+
+/// Writes the Node's pod CIDRs if nothing stands there.
+pub(super) async fn publish_cidrs(
+    server: &Server,
+    manager: &str,
+    name: &str,
+    cidrs: &[Cidr],
+) -> Result<(), StoreError> {
+    let Some(node) = node(server, name).await.map_err(|e| server.error(e))? else {
+        return Ok(());
+    };
+    let texts: Vec<String> = cidrs.iter().map(ToString::to_string).collect();
+    // With the version that was read: somebody else may give them at this very moment.
+    let patch = Patch::Merge(json!({
+        "metadata": { "resourceVersion": node.metadata.resource_version },
+        "spec": { "podCIDR": texts.first(), "podCIDRs": texts },
+    }));
+    let params = PatchParams {
+        field_manager: Some(manager.to_owned()),
+        ..PatchParams::default()
+    };
+    let written = async {
+        if !node.spec.pod_cidrs.is_empty() {
+            return Err(Fault::Conflict);
+        }
+        let request = kube::core::Request::new("/api/v1/nodes").patch(name, &params, &patch);
+        let call = Call::new("patch", "nodes", request)?;
+        server.call::<Value>(&call).await.map(drop)
+    };
+    written.await.map_err(|fault| server.error(fault))
 }
 
 /// Says on the Node that its pods have a network, unless that is said there.

@@ -176,3 +176,30 @@ async fn there_are_no_leases_and_that_is_said() {
         "{refused:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nodes_pod_cidrs_are_read_and_the_block_made_of_one_goes_with_the_node() {
+    let server = ApiServer::shared().await;
+    server.node("hold-e").await;
+    let store = open(&server.options()).await.unwrap();
+    assert!(store.node_cidrs("hold-e").await.unwrap().is_empty());
+    assert!(store.node_cidrs("hold-nobody").await.unwrap().is_empty());
+    let cidr = "10.96.7.0/24".parse().unwrap();
+    store.publish_node_cidrs("hold-e", &[cidr]).await.unwrap();
+    assert_eq!(store.node_cidrs("hold-e").await.unwrap(), [cidr]);
+    // Once and for ever.
+    let other = "10.96.8.0/24".parse().unwrap();
+    assert!(store.publish_node_cidrs("hold-e", &[other]).await.is_err());
+    let block =
+        json!({"cidr": cidr, "pool": "p", "node": "hold-e", "generation": 1, "state": "active"});
+    let name = "10.96.7.0-24";
+    let value = block.to_string();
+    store
+        .adopt_block(name, value.as_bytes(), "hold-e")
+        .await
+        .unwrap();
+    let node = object(&server, "/api/v1/nodes", "hold-e").await;
+    let path = "/apis/viaduct.dev/v1alpha1/addressblocks";
+    let owners = &object(&server, path, name).await["metadata"]["ownerReferences"];
+    assert_eq!(owners[0]["uid"], node["metadata"]["uid"]);
+}

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use viaduct_datastore::NodeCidrs;
 use viaduct_model::{Block, Carver, Cidr, Claim, Family, Node, NodeName, Pool, PoolName};
 
-use super::{Action, ActiveBlocks, Decision, faults};
+use super::{Action, ActiveBlocks, Decision, Policy, faults};
 use crate::memory::Memory;
 use crate::view::View;
 
@@ -32,6 +33,7 @@ pub(super) struct Space {
 pub(super) fn allot(
     view: &View,
     memory: &Memory,
+    policy: &Policy,
     active: &ActiveBlocks<'_>,
     decision: &mut Decision,
 ) -> Space {
@@ -40,6 +42,9 @@ pub(super) fn allot(
         exhausted: BTreeSet::new(),
     };
     let unusable = overlapping(view, decision);
+    if policy.node_cidrs == NodeCidrs::Adopt {
+        return space;
+    }
     for (name, family) in wishes(view, active) {
         let node = view.nodes.get(name).map(|node| &node.record);
         let candidates: Vec<(&PoolName, &Pool)> = view

@@ -27,6 +27,7 @@ impl Scene {
                 reclaim_after: 24 * HOUR,
                 quarantine: HOUR,
                 refresh: Duration::from_secs(60),
+                node_cidrs: NodeCidrs::Off,
             },
             mono: HOUR,
             revision: 0,
