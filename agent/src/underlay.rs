@@ -220,7 +220,7 @@ pub fn concerns(hint: &Hint) -> bool {
         Hint::Resync | Hint::Address { .. } => true,
         Hint::Link { name, .. } => !is_ours(name),
         Hint::Route { ours, .. } => !ours,
-        Hint::Neighbour { .. } | Hint::Fdb { .. } | Hint::Settings { .. } => false,
+        Hint::Neighbour { .. } | Hint::Fdb { .. } | Hint::Settings { .. } | Hint::Host(_) => false,
     }
 }
 

@@ -24,6 +24,7 @@ use viaduct_agent::backend::vxlan::BACKEND;
 use viaduct_agent::backend::{Backend, host_gw, ipip};
 use viaduct_agent::dataplane::diff::diff;
 use viaduct_agent::dataplane::hints::Hint;
+use viaduct_agent::dataplane::host::suit;
 use viaduct_agent::dataplane::kernel::Kernel;
 use viaduct_agent::dataplane::objects::Desired;
 use viaduct_agent::kernel::survey::on_link;
@@ -146,6 +147,25 @@ fn the_reconciler_heals_every_object_and_leaves_others_alone() {
 }
 
 #[test]
+fn a_tunnel_checks_sources_only_where_the_host_does_and_follows_it() {
+    in_namespace(|| {
+        ok("sysctl -qw net.ipv4.conf.all.rp_filter=0");
+        let scene = Scene::start(scene::cluster());
+        scene.settled();
+        let file = "/proc/sys/net/ipv4/conf/via.vx4/rp_filter";
+        let is = || std::fs::read_to_string(file).unwrap().trim().to_owned();
+        assert_eq!(is(), "0");
+        for (all, wanted) in [(1, "2"), (0, "0"), (2, "2"), (1, "2"), (0, "0")] {
+            let begun = Instant::now();
+            ok(&format!("sysctl -qw net.ipv4.conf.all.rp_filter={all}"));
+            let took = scene.healed("the host's change", begun);
+            println!("{:>7.1} ms  all.rp_filter={all}", took.as_secs_f64() * 1e3);
+            assert_eq!(is(), wanted, "all.rp_filter={all}");
+        }
+    });
+}
+
+#[test]
 fn others_churn_wakes_nobody_and_a_storm_of_damage_ends_healed() {
     in_namespace(|| {
         let scene = Scene::start(scene::cluster());
@@ -242,8 +262,10 @@ fn a_restart_changes_nothing_and_a_stale_peer_and_pod_are_swept() {
         assert!(!run("ip link show via0000deadbeef").0);
         let before = scene.monitor_lines(|| {
             let mut kernel = NetlinkKernel::open().unwrap();
-            let desired = BACKEND.desired(&scene::cluster().state(), &Default::default());
-            assert_eq!(diff(&desired, &kernel.dump().unwrap()), []);
+            let mut desired = BACKEND.desired(&scene::cluster().state(), &Default::default());
+            let actual = kernel.dump().unwrap();
+            suit(&mut desired, actual.host);
+            assert_eq!(diff(&desired, &actual), []);
         });
         assert_eq!(before, "", "a second agent's look made changes");
     });

@@ -61,9 +61,10 @@ pub fn by_name(name: &str) -> Option<&'static Backend> {
     ALL.iter().copied().find(|backend| backend.name == name)
 }
 
-/// The settings of a tunnel's link. The source check is loose, because what another
-/// node itself sends to a pod may carry that node's underlay address, whose way back
-/// does not lead through the tunnel; a strict check would drop it.
+/// The settings of a tunnel's link on a host of which nothing is known. What another node
+/// itself sends to a pod may carry that node's underlay address, whose way back
+/// does not lead through the tunnel; a strict source check would drop it. Where the host
+/// has none for all links, the tunnel needs none either: see `dataplane::host`.
 pub const TUNNEL: Settings = Settings {
     forwarding: true,
     rp_filter: 2,

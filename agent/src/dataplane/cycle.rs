@@ -13,6 +13,7 @@ use viaduct_model::Cidr;
 
 use super::diff::diff;
 use super::hints::{Expected, is_right};
+use super::host::{self, Host};
 use super::kernel::{Kernel, KernelError};
 use super::objects::{Actual, Address, Desired, LinkName};
 use super::plan::{Op, Plan};
@@ -60,6 +61,8 @@ pub struct Cycle<K> {
     endpoints: watch::Receiver<Endpoints>,
     expected: watch::Sender<Arc<Expected>>,
     decided: Option<Arc<Desired>>,
+    /// The host that it was decided for.
+    host: Host,
     was_right: bool,
     look_for_rivals: bool,
     territory: BTreeSet<Cidr>,
@@ -81,6 +84,7 @@ impl<K: Kernel> Cycle<K> {
             endpoints,
             expected: watch::Sender::default(),
             decided: None,
+            host: Host::default(),
             was_right: false,
             look_for_rivals: true,
             territory: BTreeSet::new(),
@@ -171,12 +175,15 @@ impl<K: Kernel> Cycle<K> {
     fn decide(&mut self, actual: &Actual) -> Option<Arc<Desired>> {
         // A closed watch still holds its last value.
         let fresh = self.decided.is_none()
+            || self.host != actual.host
             || self.state.has_changed().unwrap_or(true)
             || self.endpoints.has_changed().unwrap_or(true);
         if fresh {
             let state = self.state.borrow_and_update();
             let endpoints = self.endpoints.borrow_and_update();
-            let desired = self.backend.desired(state.as_ref()?, &endpoints);
+            let mut desired = self.backend.desired(state.as_ref()?, &endpoints);
+            self.host = actual.host;
+            host::suit(&mut desired, self.host);
             if self.decided.as_deref() != Some(&desired) {
                 self.decided = Some(Arc::new(desired));
             }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::host::Host;
 use super::kernel::{Kernel, KernelError};
 use super::objects::{
     Actual, ActualLink, Address, FdbEntry, ForeignLink, LinkKind, LinkName, NeighbourKey, Route,
@@ -24,6 +25,7 @@ pub(crate) struct World {
     pub(crate) routes: Vec<(Route, bool)>,
     pub(crate) neighbours: BTreeMap<NeighbourKey, MacAddr>,
     pub(crate) fdb: BTreeSet<FdbEntry>,
+    pub(crate) host: Host,
     next_index: u32,
 }
 
@@ -155,6 +157,7 @@ impl World {
             .map(|(name, link)| (name.clone(), link.clone()))
             .collect();
         Actual {
+            host: self.host,
             links,
             addresses: self
                 .addresses

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use viaduct_model::MacAddr;
 
+use super::host::{Host, suits};
 use super::objects::{
     ActualLink, Address, Desired, DesiredLink, LinkKind, LinkName, Route, RouteKind, is_host_end,
     is_ours,
@@ -82,6 +83,8 @@ pub enum Hint {
         /// Answering ARP for others.
         proxy_arp: Option<bool>,
     },
+    /// What the host has chosen for all links was changed.
+    Host(Host),
     /// Hints were lost: anything may have changed.
     Resync,
 }
@@ -129,6 +132,8 @@ pub fn judge(hint: &Hint, expected: &Expected) -> Drift {
     let our = |index: &u32| expected.names.get(index);
     match hint {
         Hint::Resync => Drift::Broken,
+        Hint::Host(host) if suits(desired, *host) => Drift::None,
+        Hint::Host(_) => Drift::Broken,
         // What changes about the underlay takes our routes there away without a word.
         Hint::Link { index, name, .. }
             if expected.foreign.contains_key(index) || desired.forwarding.contains(name) =>

@@ -9,6 +9,7 @@ pub mod cycle;
 pub mod diff;
 pub mod endpoints;
 pub mod hints;
+pub mod host;
 pub mod kernel;
 pub mod objects;
 pub mod pace;

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use viaduct_model::attachment::LINK_PREFIX;
 use viaduct_model::{Cidr, MacAddr};
 
+use super::host::Host;
+
 /// A device's name; cheap to clone, since every object carries one.
 pub type LinkName = Arc<str>;
 
@@ -356,6 +358,8 @@ pub struct Actual {
     pub fdb: BTreeSet<FdbEntry>,
     /// The links that are not ours.
     pub foreign: BTreeMap<LinkName, ForeignLink>,
+    /// What the host has chosen for all links.
+    pub host: Host,
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub use socket::{NetlinkSocket, Request};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::dataplane::host::Host;
 use crate::dataplane::kernel::{Kernel, KernelError};
 use crate::dataplane::objects::{Actual, LinkKind};
 use crate::dataplane::plan::Op;
@@ -89,11 +90,22 @@ impl NetlinkKernel {
     }
 }
 
+/// What the host has chosen for all links. Read from a file: the crates at hand know no
+/// netlink message that asks for it.
+fn host(settings: &Path) -> Host {
+    let file = settings.join("net/ipv4/conf/all/rp_filter");
+    let text = std::fs::read_to_string(file).ok();
+    Host {
+        rp_filter: text.and_then(|text| text.trim().parse().ok()),
+    }
+}
+
 impl Kernel for NetlinkKernel {
     fn dump(&mut self) -> Result<Actual, KernelError> {
-        let (actual, names) = read::dump(&mut self.socket).map_err(|error| {
+        let (mut actual, names) = read::dump(&mut self.socket).map_err(|error| {
             KernelError::Refused(format!("the kernel's objects cannot be listed: {error}"))
         })?;
+        actual.host = host(&self.settings);
         self.indices = names
             .into_iter()
             .map(|(index, name)| (name, index))

@@ -20,6 +20,7 @@ use super::error::NetlinkError;
 use super::options::AddMembership;
 use super::{decode, socket::failed};
 use crate::dataplane::hints::Hint;
+use crate::dataplane::host::Host;
 
 /// `RTNLGRP_*` of `linux/rtnetlink.h`: links, neighbours, IPv4 addresses, IPv4
 /// routes, IPv4 settings.
@@ -234,7 +235,10 @@ const CONF_FORWARDING: u16 = 2;
 const CONF_RP_FILTER: u16 = 3;
 const CONF_PROXY_NEIGH: u16 = 5;
 
-/// Settings of one link, after a family byte padded to four.
+/// `NETCONFA_IFINDEX_ALL`: what a host has chosen for all links.
+const ALL_LINKS: i32 = -1;
+
+/// Settings of one link or of the host, after a family byte padded to four.
 fn settings(payload: &[u8]) -> Option<Hint> {
     let (mut index, mut forwarding, mut rp_filter, mut proxy_arp) = (None, None, None, None);
     for nla in NlasIterator::new(payload.get(4..)?).filter_map(Result::ok) {
@@ -243,16 +247,20 @@ fn settings(payload: &[u8]) -> Option<Hint> {
         };
         let value = i32::from_ne_bytes(bytes);
         match nla.kind() {
-            // Negative for "all" and "default", which are no links.
-            CONF_IFINDEX => index = u32::try_from(value).ok(),
+            CONF_IFINDEX => index = Some(value),
             CONF_FORWARDING => forwarding = Some(value != 0),
             CONF_RP_FILTER => rp_filter = Some(value.try_into().unwrap_or(u8::MAX)),
             CONF_PROXY_NEIGH => proxy_arp = Some(value != 0),
             _ => {}
         }
     }
+    if index == Some(ALL_LINKS) {
+        let rp_filter = Some(rp_filter?);
+        return Some(Hint::Host(Host { rp_filter }));
+    }
     Some(Hint::Settings {
-        index: index?,
+        // Negative for those of links to come.
+        index: u32::try_from(index?).ok()?,
         forwarding,
         rp_filter,
         proxy_arp,
@@ -264,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_read_and_those_of_no_link_ignored() {
+    fn settings_of_links_and_of_the_host_are_read_and_others_ignored() {
         let nla = |kind: u16, value: i32| {
             let mut bytes = 8u16.to_ne_bytes().to_vec();
             bytes.extend(kind.to_ne_bytes());
@@ -286,7 +294,9 @@ mod tests {
                 proxy_arp: None,
             })
         );
-        assert_eq!(settings(&message(-1)), None);
+        let rp_filter = Some(1);
+        assert_eq!(settings(&message(-1)), Some(Hint::Host(Host { rp_filter })));
+        assert_eq!(settings(&message(-2)), None);
         assert_eq!(settings(&[2]), None);
     }
 

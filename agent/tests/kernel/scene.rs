@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use viaduct_agent::backend::{Backend, vxlan};
 use viaduct_agent::dataplane::diff::diff;
+use viaduct_agent::dataplane::host::suit;
 use viaduct_agent::dataplane::kernel::Kernel;
 use viaduct_agent::dataplane::objects::{Desired, RouteKind};
 use viaduct_agent::dataplane::reconciler::Reconciler;
@@ -170,13 +171,14 @@ impl Scene {
     }
 
     fn rest(&self) -> Vec<String> {
-        let desired = self
+        let mut desired = self
             .backend
             .desired(&self.cluster.state(), &self.endpoints.borrow());
         let actual = NetlinkKernel::open()
             .map(|mut kernel| kernel.dump())
             .expect("a socket")
             .expect("a dump");
+        suit(&mut desired, actual.host);
         diff(&desired, &actual)
             .iter()
             .map(ToString::to_string)

@@ -4,6 +4,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::dataplane::cycle::{Cycle, Outcome};
+use crate::dataplane::host::Host;
 use crate::dataplane::objects::{Route, VXLAN_LINK};
 use crate::state::NodeState;
 
@@ -173,6 +174,24 @@ fn repairs_are_counted_and_changes_of_the_cluster_are_not() {
     // A link that was taken down has lost its routes and neighbours too.
     bench.kernel.tamper(|world| world.down(&VXLAN_LINK.into()));
     assert_eq!(bench.run().repaired, 5);
+}
+
+#[test]
+fn the_tunnels_source_check_follows_the_hosts_and_that_is_no_repair() {
+    let mut bench = Bench::new(FakeKernel::default());
+    bench.set(&Cluster::new());
+    for (all, wanted) in [(None, 2), (Some(0), 0), (Some(1), 2), (Some(0), 0)] {
+        bench
+            .kernel
+            .tamper(|world| world.host = Host { rp_filter: all });
+        let outcome = bench.run();
+        assert!(outcome.verified && outcome.repaired == 0, "{outcome:?}");
+        let world = bench.kernel.world();
+        let settings = world.links[VXLAN_LINK].settings.unwrap();
+        assert_eq!(settings.rp_filter, wanted, "{all:?}");
+        let changes = bench.kernel.take_log().len();
+        assert!(all.is_none() || changes == 1, "{changes}");
+    }
 }
 
 #[test]
