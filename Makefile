@@ -52,12 +52,10 @@ soak: build
 		cargo test --locked -p viaduct-e2e --test e2e -- zero_loss::pods_come_and_go
 
 # A list in BACKENDS says which; the kernel stays in a cache outside of here. The test
-# programs are built here and run inside, where nothing is compiled.
+# programs are those of `make test`, built here if they are not there, and run inside.
 test-vm: build
 	@tests/vm/setup.sh
-	cargo build --release --locked -p viaduct-vm
-	cargo test --release --locked --no-run --message-format json-render-diagnostics \
-		-p viaduct-e2e --test e2e -p viaduct-agent --test kernel >target/vm-tests.json
+	cargo test --workspace --locked --no-run --message-format json-render-diagnostics >target/vm-tests.json
 	VIADUCT_BIN_DIR=$(CURDIR)/target/release tests/vm/run.sh target/vm-tests.json
 
 image: build
@@ -84,7 +82,7 @@ bench: build
 lint: deps
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo clippy -p viaduct-datastore -p viaduct-controller --test kube --locked -- -D warnings
+	cargo clippy --workspace --test kube --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
 	cargo deny check bans licenses sources

@@ -20,7 +20,6 @@ need iperf3 iperf3
 need nft nftables
 need iptables-nft iptables
 need openssl openssl
-need nft nftables
 need conntrack conntrack
 [ -x /usr/lib/cni/ptp ] || missing+=(containernetworking-plugins)
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # run.sh BUILT: what `make test-vm` runs; BUILT is what cargo said of the test programs.
-# Viaduct on Debian's own kernel, in virtual machines. The end-to-end suite for each
-# backend, three nodes as namespaces, in one boot of one machine; then clusters of three
-# machines with a kernel each, all of them side by side: they wait more than they work.
-# A part that fails does not hide the others.
+# Viaduct on Debian's own kernel, in virtual machines. For each backend, all of them side
+# by side: the end-to-end suite with three nodes as namespaces, in one boot of one machine;
+# then a cluster of three nodes with a kernel each. The agent's kernel tests are run in
+# ipip's machine. A part that fails does not hide the others.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -11,17 +11,19 @@ export BACKENDS=${BACKENDS:-vxlan ipip host-gw}
 # An emulated machine that shares its processor may take this many times longer.
 export VIADUCT_TEST_PATIENCE=${VIADUCT_TEST_PATIENCE:-4}
 export VIADUCT_BIN_DIR=${VIADUCT_BIN_DIR:-$PWD/target/release}
-bin=$VIADUCT_BIN_DIR
 
-built() { # name file
+built() { # pattern file
   local found
-  found=$(sed -n 's/.*"executable":"\([^"]*\/'"$1"'-[^"/]*\)".*/\1/p' "$2")
-  [ -n "$found" ] || echo "no test program $1 in $2: see make test-vm" >&2
+  found=$(sed -n 's/.*"executable":"\([^"]*\/'"$1"'\)".*/\1/p' "$2")
+  [ -n "$found" ] || {
+    echo "no program $1 in $2: see make test-vm" >&2
+    return 1
+  }
   echo "$found"
 }
-e2e=$(built e2e "${1:?the file that make test-vm writes}")
-kernel_tests=$(built kernel "$1")
-[ -n "$e2e" ] && [ -n "$kernel_tests" ] || exit 1
+e2e=$(built 'e2e-[0-9a-f]*' "${1:?the file that make test-vm writes}") || exit 1
+kernel_tests=$(built 'kernel-[0-9a-f]*' "$1") || exit 1
+viaduct_vm=$(built viaduct-vm "$1") || exit 1
 
 kernel=$(tests/vm/kernel.sh) || exit 1
 initramfs=$(tests/vm/initramfs.sh "$kernel") || exit 1
@@ -30,28 +32,35 @@ logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 failed=0
 
-echo "-- vm: one machine, Linux $(ls "$kernel/lib/modules")"
-"$bin/viaduct-vm" script "${image[@]}" --seconds 900 -- tests/vm/suite.sh "$e2e" "$kernel_tests" |
-  tee "$logs/suite" || failed=1
-echo "took: one machine, all of it: $SECONDS s" | tee -a "$logs/suite"
+# Everything of one backend, as the summary below wants it.
+backend() { # name
+  local failed=0 begun=$SECONDS kernels=()
+  if [ "$1" = ipip ]; then kernels=("$kernel_tests"); fi
+  "$viaduct_vm" script "${image[@]}" --seconds 900 -- \
+    tests/vm/suite.sh "$1" "$e2e" "${kernels[@]}" || failed=1
+  echo "took: $1, the suite in one machine: $((SECONDS - begun)) s"
+  begun=$SECONDS
+  "$viaduct_vm" cluster "${image[@]}" --backend "$1" || failed=1
+  echo "took: $1, three machines: $((SECONDS - begun)) s"
+  return $failed
+}
 
-# One after the other would wait three times for the same thirty seconds.
-clusters=()
-begun=$SECONDS
-for backend in $BACKENDS; do
-  "$bin/viaduct-vm" cluster "${image[@]}" --backend "$backend" >"$logs/$backend" 2>&1 &
-  clusters+=("$!")
+# Whose line it is, and when it came.
+marked() { # name
+  while IFS= read -r line; do printf '%-8s %4ds  %s\n' "$1" "$SECONDS" "$line"; done
+}
+
+echo "-- vm: Linux $(ls "$kernel/lib/modules"): $BACKENDS"
+lane() { backend "$1" 2>&1 | tee "$logs/$1" | marked "$1"; }
+lanes=()
+for name in $BACKENDS; do
+  lane "$name" &
+  lanes+=("$!")
 done
-for backend in $BACKENDS; do
-  wait "${clusters[0]}" || failed=1
-  clusters=("${clusters[@]:1}")
-  printf '\n-- vm: %s, three machines\n' "$backend"
-  cat "$logs/$backend"
-done
-echo "took: three machines for each backend, side by side: $((SECONDS - begun)) s" >>"$logs/suite"
+for lane in "${lanes[@]}"; do wait "$lane" || failed=1; done
 
 printf '\n'
-sed -n 's/^took: /time: /p' "$logs/suite"
+sed -n 's/^took: /time: /p' "$logs"/*
 echo "time: all: $SECONDS s"
 # One line of the kind that the other tests end with; a machine's scenes count as tests.
 cat "$logs"/* | awk -v broken=$failed '

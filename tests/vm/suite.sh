@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# suite.sh E2E KERNEL: inside a virtual machine, in one boot: the kernel has what it
-# should, then the agent's kernel tests, then the end-to-end suite once for each
-# backend in BACKENDS, three nodes as namespaces. E2E and KERNEL are the test programs
-# as they were built. What `left-out` names is not run, and told.
+# suite.sh BACKEND E2E [KERNEL]: inside a virtual machine: the kernel has what it should,
+# then the agent's kernel tests if KERNEL is given, then the end-to-end suite with this
+# backend, three nodes as namespaces. E2E and KERNEL are the test programs as they were
+# built. Every test is run but those that `left-out` names, which are told.
 set -uo pipefail
-e2e=$1
-kernel=$2
+backend=$1
+e2e=$2
+kernel=${3:-}
 here=$(cd "$(dirname "$0")" && pwd)
 failed=0
 
@@ -32,13 +33,13 @@ kernel_tests() {
   return $failed
 }
 
-# The `left-out` lines for a backend, as arguments of libtest.
-end_to_end() { # backend
+# The `left-out` lines for the backend, as arguments of libtest.
+end_to_end() {
   local backends test reason known skips=() unknown=0
   known=$("$e2e" --list --format terse)
   while read -r backends test reason; do
     case $backends in '' | '#'*) continue ;; esac
-    case ",$backends," in *",$1,"* | ',*,') ;; *) continue ;; esac
+    case ",$backends," in *",$backend,"* | ',*,') ;; *) continue ;; esac
     [[ $'\n'$known == *$'\n'"$test"* ]] || {
       echo "FAILED: left-out names a test that is not there: $test"
       unknown=1
@@ -46,11 +47,9 @@ end_to_end() { # backend
     echo "left out: $test ($reason)"
     skips+=(--skip "$test")
   done <"$here/left-out"
-  VIADUCT_TEST_BACKEND=$1 "$e2e" --color never --test-threads "${THREADS:-3}" "${skips[@]}" && [ "$unknown" -eq 0 ]
+  VIADUCT_TEST_BACKEND=$backend "$e2e" --color never --test-threads 3 "${skips[@]}" && [ "$unknown" -eq 0 ]
 }
 
-[ -z "${WITHOUT_KERNEL_TESTS:-}" ] && part "the agent's kernel tests" kernel_tests
-for backend in ${BACKENDS:-vxlan ipip host-gw}; do
-  part "$backend, end-to-end suite" end_to_end "$backend"
-done
+[ -z "$kernel" ] || part "the agent's kernel tests" kernel_tests
+part "$backend, end-to-end suite" end_to_end
 exit $failed

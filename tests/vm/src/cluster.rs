@@ -1,14 +1,15 @@
 //! `viaduct-vm cluster`: three nodes with a kernel each, and what can happen to
-//! machines: no power, no cable, a bad line.
+//! machines: no power, no cable, a bad line; and direct routing ([`crate::direct`]).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use viaduct_lab::eventually;
+use viaduct_lab::{Backend, eventually};
 
 use crate::ClusterArgs;
 use crate::clock::Clock;
+use crate::direct::direct_routing;
 use crate::port::{Request, Target};
 use crate::scene::{Host, Scene, refuse_any};
 use crate::table::table;
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
     ));
     let scene = Scene::up(args)?;
     let mut passed = 0;
-    let outcome = play(&scene, &clock, &mut passed);
+    let outcome = play(&scene, &clock, args.backend, &mut passed);
     // A line as libtest has it, for whoever counts.
     let (word, failed) = if outcome.is_ok() {
         ("ok", 0)
@@ -49,13 +50,14 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
 }
 
 /// All scenes in their order; counts those that passed.
-fn play(scene: &Scene, clock: &Clock, passed: &mut u32) -> Result<()> {
+fn play(scene: &Scene, clock: &Clock, backend: Backend, passed: &mut u32) -> Result<()> {
     let kernel = scene.host(1)?.run("uname -r")?;
     clock.tell(&format!("up, on kernel {}", kernel.trim()));
     everything(scene)?;
     *passed += 1;
     let blocks = scene.blocks()?;
     ensure!(blocks.len() == 3, "three nodes have the blocks {blocks:?}");
+    *passed += u32::from(direct_routing(scene, clock, backend)?);
     power_cut(scene, clock, &blocks)?;
     *passed += 1;
     pulled_cable(scene, clock, &blocks)?;

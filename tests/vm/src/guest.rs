@@ -12,8 +12,8 @@ use serde_json::Value;
 use viaduct_lab::matrix::{PAYLOAD, node_to_pod, pod_pair};
 use viaduct_lab::probe::{Echo, Payload, Server};
 use viaduct_lab::{
-    Control, Datastore, Lab, LabOptions, Node, Pod, binaries, command, in_parallel, machine,
-    privilege, underlay,
+    Control, Datastore, Lab, LabOptions, Node, Pod, Signal, binaries, command, in_parallel,
+    machine, privilege, underlay,
 };
 
 use crate::port::{DEVICE, Request, Target};
@@ -86,6 +86,7 @@ impl Guest {
                 json(())
             }
             Request::Ready => json(self.node()?.await_ready(READY)?),
+            Request::DirectRouting(on) => json(self.direct_routing(*on)?),
             Request::AddPods(names) => json(self.add_pods(names)?),
             Request::Mtus => {
                 let mtus = self.servers.iter().map(|(target, _)| target.pod.mtu());
@@ -145,6 +146,18 @@ impl Guest {
         let url = lab.datastore_url().to_owned();
         self.lab = Some(lab);
         Ok(url)
+    }
+
+    fn direct_routing(&self, on: bool) -> Result<()> {
+        const FLAG: &str = "--direct-routing";
+        let node = self.node()?;
+        let mut args = node.agent().args();
+        args.retain(|arg| arg != FLAG);
+        args.extend(on.then(|| FLAG.to_owned()));
+        node.agent().set_args(args);
+        node.kill_agent(Signal::SIGKILL)?;
+        node.start_agent()?;
+        node.await_ready(READY)
     }
 
     fn add_pods(&mut self, names: &[String]) -> Result<Vec<Target>> {

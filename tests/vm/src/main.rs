@@ -7,6 +7,7 @@
 
 mod clock;
 mod cluster;
+mod direct;
 mod guest;
 mod image;
 mod machine;

@@ -36,6 +36,9 @@ pub(crate) enum Request {
     },
     /// Wait until the agent is ready: `()`.
     Ready,
+    /// Kill the agent, start it with or without `--direct-routing` and wait until it is
+    /// ready: `()`.
+    DirectRouting(bool),
     /// Wire pods of these names: `Vec<Target>`.
     AddPods(Vec<String>),
     /// The MTUs of the pods: `Vec<u32>`.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use viaduct_lab::environment::scaled;
 use viaduct_lab::matrix::{Matrix, NodeToPod, PodPair};
-use viaduct_lab::{in_parallel, underlay};
+use viaduct_lab::{Seen, in_parallel, underlay};
 
 use crate::ClusterArgs;
 use crate::image::Hardware;
@@ -81,6 +82,12 @@ impl Host {
         self.ask(&Request::Run(words))
     }
 
+    /// Runs a shell script in the machine, up to the first thing that fails.
+    pub(crate) fn shell(&self, script: &str) -> Result<String> {
+        let words = ["sh", "-ec", script].map(str::to_owned);
+        self.ask(&Request::Run(words.into()))
+    }
+
     /// Wires more pods.
     pub(crate) fn add_pods(&self, names: &[&str]) -> Result<()> {
         let names = names.iter().map(|&name| name.to_owned()).collect();
@@ -115,7 +122,6 @@ impl Host {
     fn boot(&self, args: &ClusterArgs) -> Result<()> {
         let hardware = Hardware {
             name: self.name.clone(),
-            cpus: 1,
             memory: 512,
             plug: Some(plug(self.number)),
         };
@@ -189,7 +195,7 @@ impl Scene {
 
     /// Makes a machine a node with its pods.
     fn join(&self, host: &Host) -> Result<()> {
-        let address = underlay::address(host.number.into())?;
+        let address = self.address(host)?;
         host.ask::<()>(&Request::Address(address))?;
         let agent = [
             "--datastore",
@@ -207,6 +213,16 @@ impl Scene {
     /// All pods of the nodes that are on.
     pub(crate) fn targets(&self) -> Vec<Target> {
         self.hosts.iter().flat_map(Host::targets).collect()
+    }
+
+    /// A node's address on the wire.
+    pub(crate) fn address(&self, host: &Host) -> Result<Ipv4Addr> {
+        underlay::address(host.number.into())
+    }
+
+    /// What was on the wire since this was asked before.
+    pub(crate) fn seen(&self) -> Seen {
+        self.wire.seen()
     }
 
     /// Tries everything between all pods, and from all nodes to them.

@@ -14,8 +14,7 @@ use crate::machine::Machine;
 pub(crate) fn run(args: &ScriptArgs) -> Result<ExitCode> {
     let hardware = Hardware {
         name: "vm".to_owned(),
-        cpus: 2,
-        memory: 1536,
+        memory: 1024,
         plug: None,
     };
     let machine = Machine::on(&args.image, &hardware, &script(&args.command), true)?;
@@ -24,7 +23,7 @@ pub(crate) fn run(args: &ScriptArgs) -> Result<ExitCode> {
 }
 
 /// What this program's environment says to tests and is said inside too.
-const TOLD: [&str; 3] = ["VIADUCT_BIN_DIR", environment::PATIENCE, "BACKENDS"];
+const TOLD: [&str; 2] = ["VIADUCT_BIN_DIR", environment::PATIENCE];
 
 /// A shell script that runs a command in the directory and with the programs under
 /// test that this program was started with.
