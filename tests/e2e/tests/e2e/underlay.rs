@@ -168,7 +168,11 @@ impl Stream {
         let bytes = |second: &Value| second["sum"]["bytes"].as_u64().unwrap_or_default();
         // How fast an emulated machine is says nothing; it is dead when nothing moves.
         let second = Duration::from_secs(1);
-        let alive = if scaled(second) > second { 0 } else { 1_000_000 };
+        let alive = if scaled(second) > second {
+            0
+        } else {
+            1_000_000
+        };
         ensure!(
             !lives || seconds.last().map(bytes) > Some(alive),
             "dead in the end: {text}"
