@@ -79,7 +79,7 @@ bench: build
 	cargo bench --locked -p viaduct-model
 	VIADUCT_BIN_DIR=$(CURDIR)/target/release cargo run --release --locked -p viaduct-bench
 
-# A cargo-deny of our own is built without optimisation: that takes a third of the time.
+# A cargo-deny of our own is built without optimisation: it is run once.
 lint: export PATH := $(PATH):$(CURDIR)/target/tools/bin
 lint: deps
 	cargo fmt --all --check
