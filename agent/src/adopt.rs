@@ -11,10 +11,14 @@ use tokio::sync::watch;
 use viaduct_datastore::records::encode;
 use viaduct_datastore::store::SharedStore;
 use viaduct_datastore::{Backoff, StoreError};
-use viaduct_model::{Block, Cidr, ClusterView, NodeName};
+use viaduct_model::{Block, Cidr, ClusterView, NodeName, Tenure};
 
 /// How long a Node may be without pod CIDRs before it is asked again.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// For how long an adopted block is trusted, in milliseconds: 30 days. There may be no
+/// controller that could grant it anew, and none takes it: it is the Node's while that stands.
+const TRUST_MS: u64 = 30 * 24 * 3600 * 1000;
 
 /// What follows from a Node's pod CIDRs.
 #[derive(Debug, PartialEq)]
@@ -26,7 +30,7 @@ pub enum Adoption {
 }
 
 /// Decides what is to be done about the pod CIDRs of `node`.
-pub fn decide(cidrs: &[Cidr], view: &ClusterView, node: &NodeName) -> Adoption {
+pub fn decide(cidrs: &[Cidr], view: &ClusterView, node: &NodeName, tenure: &Tenure) -> Adoption {
     let name = node.as_str();
     if cidrs.is_empty() {
         return Adoption::Conflict(format!(
@@ -60,7 +64,12 @@ pub fn decide(cidrs: &[Cidr], view: &ClusterView, node: &NodeName) -> Adoption {
             ));
         };
         if !view.blocks.contains_key(cidr) {
-            create.push(Block::new(*cidr, pool.clone(), node.clone(), 1));
+            let generation = tenure.next_generation(cidr);
+            let block = Block::new(*cidr, pool.clone(), node.clone(), generation);
+            create.push(Block {
+                trust_ms: Some(TRUST_MS),
+                ..block
+            });
         }
     }
     Adoption::Create(create)
@@ -71,6 +80,7 @@ pub async fn run(
     store: SharedStore,
     node: NodeName,
     mut view: watch::Receiver<Option<Arc<ClusterView>>>,
+    tenure: watch::Receiver<Arc<Tenure>>,
     conflict: watch::Sender<Option<String>>,
 ) {
     // Once given they never change while the Node stands.
@@ -79,7 +89,10 @@ pub async fn run(
     loop {
         let seen = view.borrow_and_update().clone();
         let outcome = match &seen {
-            Some(seen) => once(&store, &node, seen, &mut cidrs).await,
+            Some(seen) => {
+                let tenure = tenure.borrow().clone();
+                once(&store, &node, (seen, &tenure), &mut cidrs).await
+            },
             None => Ok(None),
         };
         let pause = match outcome {
@@ -113,7 +126,7 @@ pub async fn run(
 async fn once(
     store: &SharedStore,
     node: &NodeName,
-    view: &ClusterView,
+    (view, tenure): (&ClusterView, &Tenure),
     cidrs: &mut Vec<Cidr>,
 ) -> Result<Option<String>, StoreError> {
     let name = node.as_str();
@@ -121,7 +134,7 @@ async fn once(
     if cidrs.is_empty() || view.blocks_of(node).next().is_none() {
         *cidrs = store.node_cidrs(name).await?;
     }
-    let create = match decide(cidrs, view, node) {
+    let create = match decide(cidrs, view, node, tenure) {
         Adoption::Conflict(sentence) => return Ok(Some(sentence)),
         Adoption::Create(create) => create,
     };
@@ -162,7 +175,8 @@ mod tests {
 
     fn decided(cidrs: &[&str], view: &ClusterView) -> Result<Vec<String>, String> {
         let cidrs: Vec<Cidr> = cidrs.iter().map(|c| c.parse().unwrap()).collect();
-        match decide(&cidrs, view, &"n".parse().unwrap()) {
+        let node: NodeName = "n".parse().unwrap();
+        match decide(&cidrs, view, &node, &Tenure::new(node.clone())) {
             Adoption::Create(blocks) => Ok(blocks.iter().map(|b| b.cidr.to_string()).collect()),
             Adoption::Conflict(sentence) => Err(sentence),
         }

@@ -7,10 +7,11 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use viaduct_datastore::records::encode;
-use viaduct_model::{Claim, ClusterView};
+use viaduct_model::{Claim, ClusterView, Tenure};
 
+use crate::clock::now_ms;
 use crate::egress::EgressReport;
-use crate::node::{self, Identity};
+use crate::node::{self, Hold, Identity};
 use crate::state::{AddressUsage, DataplaneReport, UnderlayTrouble};
 
 /// How seldom counts of used addresses are written: each write costs the store an
@@ -32,6 +33,8 @@ pub struct Sources {
     pub cidrs: watch::Receiver<Option<String>>,
     /// How the nft table compares.
     pub egress: watch::Receiver<EgressReport>,
+    /// Which blocks the node holds.
+    pub tenure: watch::Receiver<Arc<Tenure>>,
 }
 
 impl Sources {
@@ -47,6 +50,10 @@ impl Sources {
             identity,
             view.as_deref(),
             &self.usage.borrow(),
+            Hold {
+                tenure: &self.tenure.borrow(),
+                now_ms: now_ms(),
+            },
             &report,
             &self.trouble.borrow(),
             previous,
@@ -91,6 +98,7 @@ pub async fn keep(
             changed = sources.trouble.changed() => changed.is_ok(),
             changed = sources.egress.changed() => changed.is_ok(),
             Ok(()) = sources.cidrs.changed() => true,
+            changed = sources.tenure.changed() => changed.is_ok(),
             () = content.closed() => false,
             () = tokio::time::sleep_until(due.unwrap_or(sent_at + TICK)), if due.is_some() => true,
         };
@@ -139,7 +147,9 @@ mod tests {
             host: "h".into(),
             agent_version: "0".into(),
             wants: PerFamily { v4: wants, v6: 0 },
-            gives: Vec::new(),
+            gives: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            renews: BTreeMap::new(),
             blocks: BTreeMap::from([("10.64.0.0-26".to_owned(), BlockUsage { used, free: 0 })]),
             conditions: Vec::new(),
             extra: BTreeMap::new(),

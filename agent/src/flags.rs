@@ -118,6 +118,16 @@ pub struct Flags {
     #[arg(long, env = "VIADUCT_ADDRESS_COOL_DOWN", default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
     pub address_cool_down: Duration,
 
+    /// How long a block has to be empty and dispensable before it is given back
+    #[arg(
+        long,
+        env = "VIADUCT_GIVE_BACK_AFTER",
+        default_value = "10m",
+        value_name = "TIME",
+        value_parser = parse_duration
+    )]
+    pub give_back_after: Duration,
+
     /// Where /healthz, /readyz and /metrics are served
     #[arg(
         long,

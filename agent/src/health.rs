@@ -89,6 +89,8 @@ struct Numbers {
     refused: Gauge,
     problems: Gauge,
     conflicts: Gauge,
+    foreign: Gauge,
+    waiting: Gauge,
     reconciles: Counter,
     repairs: Counter,
     egress_problems: Gauge,
@@ -134,6 +136,16 @@ impl Numbers {
             "foreign_route_conflicts",
             "Routes of others that lead into this network's blocks",
             self.conflicts.clone(),
+        );
+        registry.register(
+            "pods_cut_off",
+            "Pods that are cut off because their address belongs to another node",
+            self.foreign.clone(),
+        );
+        registry.register(
+            "pods_waiting_for_address",
+            "ADDs that wait for an address",
+            self.waiting.clone(),
         );
         registry.register(
             "dataplane_reconciles",
@@ -221,6 +233,7 @@ impl Health {
             &self.sources.report.borrow(),
             &self.sources.trouble.borrow(),
             &self.sources.egress.borrow(),
+            &self.sources.usage.borrow(),
         )
     }
 
@@ -265,6 +278,10 @@ impl Health {
             number.inc_by(value.saturating_sub(number.get()));
         }
         drop(egress);
+        let usage = sources.usage.borrow();
+        numbers.foreign.set(count(usage.foreign.len()));
+        numbers.waiting.set(usage.waiting.into());
+        drop(usage);
         numbers.addresses.clear();
         for (cidr, usage) in &sources.usage.borrow().blocks {
             for (state, value) in [("used", usage.used), ("free", usage.free)] {
@@ -287,6 +304,7 @@ fn readiness(
     report: &DataplaneReport,
     trouble: &UnderlayTrouble,
     egress: &EgressReport,
+    usage: &AddressUsage,
 ) -> Readiness {
     let mut readiness = Readiness {
         problems: Vec::new(),
@@ -333,6 +351,8 @@ fn readiness(
                     }
                 }
             }
+            let foreign = usage.foreign.values();
+            readiness.warnings.extend(foreign.map(ToString::to_string));
         }
     }
     readiness
@@ -341,6 +361,10 @@ fn readiness(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn unused() -> AddressUsage {
+        AddressUsage::default()
+    }
 
     fn verified() -> DataplaneReport {
         DataplaneReport {
@@ -368,9 +392,17 @@ mod tests {
             &verified(),
             &fine(),
             &stands(),
+            &unused(),
         );
         assert!(with_view.ready() && with_view.to_string().contains("connection refused"));
-        let without = readiness(&lost, None, &DataplaneReport::default(), &fine(), &stands());
+        let without = readiness(
+            &lost,
+            None,
+            &DataplaneReport::default(),
+            &fine(),
+            &stands(),
+            &unused(),
+        );
         assert!(!without.ready() && without.to_string().contains("connection refused"));
     }
 
@@ -388,6 +420,7 @@ mod tests {
             &report,
             &fine(),
             &stands(),
+            &unused(),
         );
         assert_eq!(readiness.to_string(), "not ready\nproblem: route X: no\n");
     }
@@ -406,6 +439,7 @@ mod tests {
                 &report,
                 trouble,
                 &stands(),
+                &unused(),
             )
             .to_string()
         };
@@ -431,6 +465,7 @@ mod tests {
                 &verified(),
                 &fine(),
                 egress,
+                &unused(),
             )
         };
         assert!(ready(&stands()).ready());

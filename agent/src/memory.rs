@@ -13,12 +13,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use viaduct_datastore::liveness::HoldState;
 use viaduct_model::{BlockState, Cidr, NodeName};
 
+use crate::clock::now_ms;
 use crate::run_dir::write_atomically;
 use crate::state::NodeState;
 
@@ -109,14 +109,6 @@ impl Memory {
     pub fn holds_now(&self) -> bool {
         self.holds(now_ms())
     }
-}
-
-/// Milliseconds of the boot-time clock, which counts sleep and never goes back.
-fn now_ms() -> u64 {
-    clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .ok()
-        .and_then(|now| u64::try_from(Duration::from(now).as_millis()).ok())
-        .unwrap_or(0)
 }
 
 /// Keeps the file current while the claim is held. `lag` is how old the proof behind

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use viaduct_model::addresses::asks_for;
 use viaduct_model::record::{Extra, Overlay, Underlay};
 use viaduct_model::{
-    Block, BlockState, Claim, ClusterView, Condition, Family, Node, NodeName, PerFamily,
+    Block, BlockState, BlockUsage, Cidr, Claim, ClusterView, Condition, Family, Node, NodeName,
+    PerFamily, Tenure,
 };
 
 use crate::state::{AddressUsage, DataplaneReport, LocalNode, UnderlayTrouble};
@@ -67,6 +69,15 @@ pub fn record(identity: &Identity, local: &LocalNode, standing: Option<&Node>) -
     }
 }
 
+/// The node's hold on its blocks, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Hold<'a> {
+    /// The hold.
+    pub tenure: &'a Tenure,
+    /// The boot-time clock.
+    pub now_ms: u64,
+}
+
 /// The Claim that this agent wants to stand in the store.
 ///
 /// `previous` gives conditions the time of their last transition; `now` is
@@ -75,13 +86,18 @@ pub fn claim(
     identity: &Identity,
     view: Option<&ClusterView>,
     usage: &AddressUsage,
+    hold: Hold<'_>,
     report: &DataplaneReport,
     trouble: &UnderlayTrouble,
     previous: Option<&Claim>,
     now: &str,
 ) -> Claim {
-    let owned = view.map_or(0, |v| active_blocks(v, &identity.name).count());
+    let gives = hold.tenure.gives();
+    // What is given back must not be asked for at the same time.
+    let kept = |block: &&Block| !gives.contains_key(&block.cidr.record_name());
+    let owned = view.map_or(0, |v| active_blocks(v, &identity.name).filter(kept).count());
     let wanted = wanted_blocks(owned, usage);
+    let used = |cidr: &Cidr| usage.blocks.get(cidr).is_some_and(|block| block.used > 0);
     let mut conditions = Vec::new();
     if let Some(view) = view {
         conditions.push(blocks_available(view, owned, wanted));
@@ -89,6 +105,7 @@ pub fn claim(
         conditions.push(ready(owned, &problems));
         conditions.push(peers_reachable(report));
         conditions.extend(conflict(&report.conflicts));
+        conditions.extend(addresses_owned(usage));
     }
     for condition in &mut conditions {
         let before = previous
@@ -104,19 +121,23 @@ pub fn claim(
             v4: u32::try_from(wanted).unwrap_or(u32::MAX),
             v6: 0,
         },
-        gives: Vec::new(),
+        holds: hold.tenure.holds(used, hold.now_ms),
+        renews: hold.tenure.renews(hold.now_ms),
+        // What is given away is not counted among ours any more.
         blocks: usage
             .blocks
             .iter()
+            .filter(|(cidr, _)| !gives.contains_key(&cidr.record_name()))
             .map(|(cidr, used)| (cidr.record_name(), *used))
             .collect(),
+        gives,
         conditions,
         extra: Extra::new(),
     }
 }
 
-/// How many blocks the node wants: one more than it owns while its free addresses
-/// are under the watermark, which is a quarter of what it owns and at most 16.
+/// How many blocks the node wants: as many more than it owns as it takes to bring its
+/// free addresses up to the watermark, those that pods wait for included.
 fn wanted_blocks(owned: usize, usage: &AddressUsage) -> usize {
     if owned == 0 {
         return 1;
@@ -125,14 +146,16 @@ fn wanted_blocks(owned: usize, usage: &AddressUsage) -> usize {
     if usage.blocks.len() < owned {
         return owned;
     }
-    let free: u32 = usage.blocks.values().map(|b| b.free).sum();
-    let used: u32 = usage.blocks.values().map(|b| b.used).sum();
-    let watermark = ((free + used) / 4).min(16);
-    if usage.starved || free < watermark {
-        owned + 1
-    } else {
-        owned
-    }
+    let serving: BTreeMap<Cidr, BlockUsage> = usage
+        .blocks
+        .iter()
+        .filter(|(cidr, _)| !usage.draining.contains(cidr))
+        .map(|(cidr, usage)| (*cidr, *usage))
+        .collect();
+    let count = u32::try_from(owned).unwrap_or(u32::MAX);
+    let asks = asks_for(count, &serving, Family::V4, usage.waiting) as usize;
+    let starved = usage.starved && usage.waiting == 0;
+    asks.max(owned + usize::from(starved))
 }
 
 fn blocks_available(view: &ClusterView, owned: usize, wanted: usize) -> Condition {
@@ -226,6 +249,13 @@ fn ready(owned: usize, problems: &[&String]) -> Condition {
     }
 }
 
+/// A condition only while there is one: pods whose address belongs to another node.
+fn addresses_owned(usage: &AddressUsage) -> Option<Condition> {
+    let told: Vec<String> = usage.foreign.values().map(ToString::to_string).collect();
+    (!told.is_empty())
+        .then(|| condition("AddressesOwned", "False", "OwnedByAnother", first_of(&told)))
+}
+
 /// A condition only while there is one: others' routes are others' business.
 fn conflict(conflicts: &[String]) -> Option<Condition> {
     (!conflicts.is_empty()).then(|| {
@@ -261,8 +291,10 @@ fn condition(r#type: &str, status: &str, reason: &str, message: String) -> Condi
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use viaduct_model::{BlockUsage, Cidr, Pool, PoolStatus};
+    use viaduct_model::{Pool, PoolStatus};
 
     fn name() -> NodeName {
         "n1".parse().unwrap()
@@ -307,7 +339,7 @@ mod tests {
                     )
                 })
                 .collect(),
-            starved: false,
+            ..AddressUsage::default()
         }
     }
 
@@ -339,6 +371,16 @@ mod tests {
         assert_eq!(wanted_blocks(1, &usage(&[])), 1);
         assert_eq!(wanted_blocks(1, &usage(&[("10.64.0.0/26", 40, 23)])), 1);
         assert_eq!(wanted_blocks(1, &usage(&[("10.64.0.0/26", 50, 13)])), 2);
+        let hungry = AddressUsage {
+            waiting: 95,
+            ..usage(&[("10.64.0.0/28", 15, 0)])
+        };
+        assert_eq!(wanted_blocks(1, &hungry), 8);
+        let idle = AddressUsage {
+            draining: BTreeSet::from(["10.64.0.16/28".parse().unwrap()]),
+            ..usage(&[("10.64.0.0/28", 5, 10), ("10.64.0.16/28", 0, 16)])
+        };
+        assert_eq!(wanted_blocks(2, &idle), 2);
         assert_eq!(
             wanted_blocks(
                 1,
@@ -359,6 +401,7 @@ mod tests {
                 exhausted_since: Some("2026-01-01T00:00:00Z".into()),
                 blocks_total: 1,
                 blocks_free: 0,
+                generation: 0,
             });
         }
         let claim = claimed(&view, &DataplaneReport::default(), None, "now");
@@ -437,6 +480,10 @@ mod tests {
             &identity(),
             Some(view),
             &usage(&[]),
+            Hold {
+                tenure: &Tenure::new(name()),
+                now_ms: 0,
+            },
             report,
             &UnderlayTrouble::default(),
             previous,

@@ -2,6 +2,7 @@
 //! wrong is found before anything is touched, DEL works before the datastore does,
 //! and nothing is registered before the name is known to be ours alone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -28,7 +29,7 @@ use crate::run_dir::RunDir;
 use crate::spoofed::Spoofed;
 use crate::state::{DataplaneReport, UnderlayTrouble};
 use crate::steward;
-use crate::{adopt, announcer, http, registrar, view};
+use crate::{adopt, announcer, http, registrar, tenure, view};
 
 /// How long the node counts as alive after its agent was last heard of. Short, so
 /// that a name is free again soon after a machine died.
@@ -79,6 +80,9 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let mut cni_options = CniOptions::new(run_dir.path());
     cni_options.cool_down = flags.address_cool_down;
     cni_options.memory = Memory::load(run_dir.path(), &identity.name);
+    let (tenure_out, tenures) =
+        watch::channel(Arc::new(tenure::load(run_dir.path(), &identity.name)));
+    cni_options.tenure = Some(tenures.clone());
     let cni_metrics = cni_options.metrics.clone();
     let cni = cni::start(cni_options, states.clone(), reports.clone()).await?;
     let (egress_report, egress_reports) = watch::channel(EgressReport::default());
@@ -124,6 +128,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         report: reports.clone(),
         trouble: troubles,
         egress: egress_reports.clone(),
+        tenure: tenures.clone(),
     };
     let first = claim.claim(&identity, None);
     let holding = tokio::select! {
@@ -142,6 +147,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             store.clone(),
             identity.name.clone(),
             views.clone(),
+            tenures.clone(),
             cidr_conflict,
         ));
     }
@@ -152,6 +158,17 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         records,
         views.clone(),
     ));
+    tokio::spawn(
+        tenure::Keeper {
+            store: store.clone(),
+            run_dir: run_dir.path().to_owned(),
+            view: views.clone(),
+            usage: cni.usage.clone(),
+            out: tenure_out,
+            give_back_after: flags.give_back_after,
+        }
+        .run(),
+    );
     tokio::spawn(claims::keep(
         identity.clone(),
         first,
@@ -166,6 +183,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             hints: underlay_hints,
         },
         views,
+        tenures,
         steward::Outputs {
             state,
             record,

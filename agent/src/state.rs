@@ -2,9 +2,10 @@
 //! task that owns it and publishes it through a `tokio::sync::watch` channel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use crate::isolation::Foreign;
 use viaduct_model::{Backend, BlockUsage, Cidr, ClusterView, Endpoint, NodeName};
 
 /// The network that carries the tunnels, as found on this node.
@@ -57,6 +58,8 @@ pub struct NodeState {
     /// The peers' underlay addresses that the kernel would send to over the underlay's
     /// device without a next hop; asked for only where plain routes are wanted.
     pub on_link: Arc<BTreeSet<Ipv4Addr>>,
+    /// Blocks that this node holds although an older record names another owner.
+    pub disputed: Arc<BTreeSet<Cidr>>,
 }
 
 /// What is the matter with the underlay. Owned by the steward.
@@ -103,4 +106,12 @@ pub struct AddressUsage {
     pub blocks: BTreeMap<Cidr, BlockUsage>,
     /// Whether an ADD found no free address since the last block came.
     pub starved: bool,
+    /// How many ADDs wait for an address.
+    pub waiting: u32,
+    /// Blocks that nothing is handed out from.
+    pub draining: BTreeSet<Cidr>,
+    /// The node's own address, whose block is not given back.
+    pub keep: Option<IpAddr>,
+    /// Pods that are cut off because their address belongs to another node, by link.
+    pub foreign: BTreeMap<String, Foreign>,
 }

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-use viaduct_model::{ClusterView, Node};
+use viaduct_model::{Cidr, ClusterView, Node, Tenure};
 
+use crate::clock::now_ms;
 use crate::dataplane::hints::Hint;
 use crate::egress::EgressReport;
 use crate::lookout::Lookout;
@@ -60,6 +61,7 @@ pub async fn run(
     local: LocalNode,
     ground: Ground,
     mut view: watch::Receiver<Option<Arc<ClusterView>>>,
+    mut tenure: watch::Receiver<Arc<Tenure>>,
     outputs: Outputs,
 ) {
     let Ground { lookout, mut hints } = ground;
@@ -67,6 +69,7 @@ pub async fn run(
         lookout,
         local,
         on_link: Arc::default(),
+        disputed: Arc::default(),
         asked: BTreeSet::new(),
         trouble: UnderlayTrouble::default(),
     };
@@ -77,6 +80,7 @@ pub async fn run(
     loop {
         let look = due <= Instant::now();
         let current = view.borrow_and_update().clone();
+        place.dispute(tenure.borrow_and_update().disputed(now_ms()));
         let peers = wanted_peers(&place.local, current.as_deref());
         if look || peers != place.asked {
             // The kernel answers at once, but 2,000 questions take their time.
@@ -103,6 +107,7 @@ pub async fn run(
         }
         tokio::select! {
             changed = view.changed() => if changed.is_err() { return },
+            changed = tenure.changed() => if changed.is_err() { return },
             Some(hints) = hints.recv() => {
                 if hints.iter().any(underlay::concerns) {
                     due = due.min((Instant::now() + SETTLE).max(last_look + PAUSE));
@@ -130,6 +135,7 @@ struct Place {
     lookout: Lookout,
     local: LocalNode,
     on_link: Arc<BTreeSet<Ipv4Addr>>,
+    disputed: Arc<BTreeSet<Cidr>>,
     /// The peers that the kernel was asked about.
     asked: BTreeSet<Ipv4Addr>,
     trouble: UnderlayTrouble,
@@ -165,6 +171,13 @@ impl Place {
             Err(error) => self.trouble.problems.push(format!(
                 "which peers are adjacent stays as it was: {error:#}"
             )),
+        }
+    }
+
+    /// Takes in which blocks we hold against an older record.
+    fn dispute(&mut self, disputed: BTreeSet<Cidr>) {
+        if *self.disputed != disputed {
+            self.disputed = Arc::new(disputed);
         }
     }
 
@@ -213,6 +226,7 @@ fn publish(
     let same = told.as_ref().is_some_and(|told| {
         Arc::ptr_eq(&told.view, &view)
             && Arc::ptr_eq(&told.on_link, &place.on_link)
+            && Arc::ptr_eq(&told.disputed, &place.disputed)
             && told.local == place.local
     });
     if !same {
@@ -220,6 +234,7 @@ fn publish(
             local: place.local.clone(),
             view,
             on_link: place.on_link.clone(),
+            disputed: place.disputed.clone(),
         };
         *told = Some(state.clone());
         outputs.state.send_replace(Some(state));

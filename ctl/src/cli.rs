@@ -43,8 +43,11 @@ enum Verb {
     /// What is wrong with the network is shown and does not change the exit code;
     /// a datastore that does not answer does.
     Status,
-    /// List the nodes: alive or not, addresses, blocks, conditions
-    Nodes,
+    /// List the nodes: alive or not, addresses, blocks, conditions; or remove one
+    Nodes {
+        #[command(subcommand)]
+        verb: Option<nodes::Verb>,
+    },
     /// List the blocks: which node owns which addresses
     Blocks,
     /// List the pools, or change them
@@ -139,6 +142,12 @@ async fn answer(records: &Records, format: Format, verb: &Verb) -> Result<String
             pools::Verb::List => {}
         }
     }
+    if let Verb::Nodes {
+        verb: Some(nodes::Verb::Delete { name }),
+    } = verb
+    {
+        return nodes::delete::run(records, name).await;
+    }
     let snapshot = Snapshot::read(records).await?;
     let store = records.store().describe();
     // Status tells of unreadable records itself.
@@ -148,8 +157,8 @@ async fn answer(records: &Records, format: Format, verb: &Verb) -> Result<String
         }
     }
     Ok(match (verb, format) {
-        (Verb::Nodes, Format::Table) => nodes::render(&snapshot),
-        (Verb::Nodes, Format::Json) => output::json(&nodes::json(&snapshot)),
+        (Verb::Nodes { .. }, Format::Table) => nodes::render(&snapshot),
+        (Verb::Nodes { .. }, Format::Json) => output::json(&nodes::json(&snapshot)),
         (Verb::Blocks, Format::Table) => blocks::render(&snapshot),
         (Verb::Blocks, Format::Json) => output::json(&blocks::json(&snapshot)),
         (Verb::Pools { .. }, Format::Table) => pools::list::render(&snapshot),

@@ -43,6 +43,7 @@ pub(crate) fn snapshot() -> Snapshot {
         exhausted_since: Some("2026-11-21T09:00:00Z".to_owned()),
         blocks_total: 1,
         blocks_free: 0,
+        generation: 0,
     });
     let cidr = "10.64.0.0/26".parse().unwrap();
     let block = Block::new(cidr, "default".parse().unwrap(), "n1".parse().unwrap(), 1);
@@ -53,7 +54,9 @@ pub(crate) fn snapshot() -> Snapshot {
         host: "h".to_owned(),
         agent_version: "0.1.0".to_owned(),
         wants: PerFamily { v4: 2, v6: 0 },
-        gives: Vec::new(),
+        gives: BTreeMap::new(),
+        holds: BTreeMap::new(),
+        renews: BTreeMap::new(),
         blocks: [("10.64.0.0-26".to_owned(), BlockUsage { used: 60, free: 3 })].into(),
         conditions: vec![Condition {
             r#type: "BlocksAvailable".to_owned(),

@@ -53,6 +53,10 @@ pub async fn perform(
             )
             .await
         }
+        Action::RestoreBlock { block, expected } => {
+            let name = block.cidr.record_name();
+            write(store, &name, block.as_ref(), expected.as_ref(), view, now).await
+        }
         Action::SetPoolStatus {
             name,
             pool,
@@ -173,7 +177,7 @@ async fn verify(
                 .as_ref()
                 .and_then(|e| records::decode::<Claim>(e).ok());
             let given = claim.is_some_and(|claim| {
-                claim.record.gives.contains(&block.cidr)
+                claim.record.gives(block)
                     && !claim.record.blocks.contains_key(&block.cidr.record_name())
             });
             if given {

@@ -425,6 +425,9 @@ fn log(action: &Action) {
         Action::CreateBlock(block) => {
             tracing::info!(node = %block.node, block = %block.cidr, pool = %block.pool, "gave a block");
         }
+        Action::RestoreBlock { block, .. } => {
+            tracing::warn!(node = %block.node, block = %block.cidr, "gave a block back that the store had forgotten");
+        }
         Action::SetBlockState { block, .. } => {
             tracing::info!(node = %block.node, block = %block.cidr, state = %block.state, "block changed");
         }

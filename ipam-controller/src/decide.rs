@@ -13,6 +13,7 @@
 mod allot;
 mod faults;
 mod lifecycle;
+mod restore;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,7 @@ use viaduct_model::{Block, BlockState, Cidr, Kind, NodeName, Pool, PoolName};
 pub use allot::Waiting;
 
 use crate::memory::Memory;
-use crate::view::View;
+use crate::view::{Versioned, View};
 
 /// How the user wants it.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub struct Policy {
     pub reclaim_after: Duration,
     /// How long a block rests before it is free again.
     pub quarantine: Duration,
+    /// How long a controller that starts with blocks in the store only listens.
+    pub listen: Duration,
     /// How long a pool's status stays as it is though its counts changed.
     pub refresh: Duration,
     /// What Nodes' pod CIDRs have to do with blocks: with `Adopt` none is given here.
@@ -59,6 +62,14 @@ pub enum Action {
     CreatePool(PoolName, Box<Pool>),
     /// Create a block, unless there is one of that CIDR.
     CreateBlock(Box<Block>),
+    /// Give a block back to the node that proves to hold it: the record is missing, or
+    /// says less than the node knows.
+    RestoreBlock {
+        /// The block, as it is to be.
+        block: Box<Block>,
+        /// The version of the record that is there; `None`: there is none.
+        expected: Option<Version>,
+    },
     /// Change a block's state.
     SetBlockState {
         /// The block, as it is to be.
@@ -140,28 +151,67 @@ pub fn decide(view: &View, memory: &Memory, policy: &Policy, now: &Now) -> Decis
         .map(|unreadable| unreadable.reason.clone())
         .collect();
     let wrong = faults::find(view, &mut decision);
-    bootstrap(view, policy, &mut decision);
+    let complete = bootstrap(view, policy, &mut decision);
+    // While agents may still come with blocks that the store has forgotten, nothing is
+    // given to others, nothing taken and nothing granted anew.
+    let listens = memory
+        .listens_until(policy.listen, policy.quarantine)
+        .filter(|until| now.mono < *until);
+    if let Some(until) = listens {
+        decision.recheck(until);
+    }
+    let moment = Moment {
+        view,
+        memory,
+        policy,
+        now,
+        listens: listens.is_some(),
+    };
+    let restored = restore::restore(&moment, &mut decision);
     // How many active blocks each node has once the state changes below are made.
-    let mut active = lifecycle::settle(view, memory, policy, now, &mut decision);
+    let mut settled = lifecycle::settle(&moment, &restored, &mut decision);
     // Nobody routes to those that are wrong: their nodes get others.
-    for blocks in active.values_mut() {
+    for blocks in settled.active.values_mut() {
         blocks.retain(|cidr| !wrong.contains(cidr));
     }
-    let space = allot::allot(view, memory, policy, &active, &mut decision);
-    status::refresh(view, memory, policy, now, &space, &mut decision);
+    let space = allot::allot(&moment, &restored, &settled.active, &mut decision);
+    // A pool without a status tells that the bootstrap may have been cut off.
+    if complete {
+        status::refresh(&moment, &space, &settled.freed, &mut decision);
+    }
     decision
 }
 
-fn bootstrap(view: &View, policy: &Policy, decision: &mut Decision) {
+/// What all parts of one decision go by.
+struct Moment<'a> {
+    view: &'a View,
+    memory: &'a Memory,
+    policy: &'a Policy,
+    now: &'a Now,
+    /// Nothing is to be given or taken yet.
+    listens: bool,
+}
+
+/// Creates the pools of the bootstrap where there is none, or goes on where an earlier
+/// controller was cut off: then those that there are are ours and have no status yet,
+/// because that is written when all are there. Says whether all are.
+fn bootstrap(view: &View, policy: &Policy, decision: &mut Decision) -> bool {
     let unreadable = view.unreadable.keys().any(|(kind, _)| *kind == Kind::Pool);
-    if view.pools.is_empty() && !unreadable {
-        decision.actions.extend(
-            policy
-                .bootstrap
-                .iter()
-                .map(|(name, pool)| Action::CreatePool(name.clone(), Box::new(pool.clone()))),
-        );
+    let ours = |(name, pool): (&PoolName, &Versioned<Pool>)| {
+        policy.bootstrap.iter().any(|(of, _)| of == name) && pool.record.status.is_none()
+    };
+    if unreadable || !view.pools.iter().all(ours) {
+        return true;
     }
+    let missing: Vec<Action> = policy
+        .bootstrap
+        .iter()
+        .filter(|(name, _)| !view.pools.contains_key(name))
+        .map(|(name, pool)| Action::CreatePool(name.clone(), Box::new(pool.clone())))
+        .collect();
+    let complete = missing.is_empty();
+    decision.actions.extend(missing);
+    complete
 }
 
 /// Active blocks by node.
@@ -173,4 +223,17 @@ fn with_state(block: &Block, state: BlockState) -> Box<Block> {
         state,
         ..block.clone()
     })
+}
+
+impl Moment<'_> {
+    /// `block` granted anew to `node`.
+    fn granted(&self, block: &Block, node: &NodeName) -> Box<Block> {
+        Box::new(Block {
+            node: node.clone(),
+            state: BlockState::Active,
+            generation: self.memory.next_generation(self.view, &block.cidr),
+            trust_ms: Some(Block::trust_for(self.policy.quarantine)),
+            ..block.clone()
+        })
+    }
 }

@@ -9,6 +9,7 @@ use viaduct_datastore::{NodeCidrsArgs, StoreArgs, StoreOptions};
 use viaduct_model::{Cidr, Family, Invalid, Pool, PoolName, Record};
 
 use crate::decide::Policy;
+use crate::memory::LISTEN;
 
 /// How long a pool's counts may be out of date.
 const REFRESH: Duration = Duration::from_secs(60);
@@ -67,6 +68,11 @@ pub struct Flags {
     )]
     pub quarantine: Duration,
 
+    /// The datastore was put back from a backup while no controller ran: only listen to the
+    /// agents for the time of --quarantine before any block is given or taken
+    #[arg(long, env = "VIADUCT_RESTORED")]
+    pub restored: bool,
+
     /// Elect one leader among all controllers of this datastore
     #[arg(
         long,
@@ -119,6 +125,11 @@ impl Flags {
             bootstrap: self.bootstrap()?,
             reclaim_after: self.reclaim_after,
             quarantine: self.quarantine,
+            listen: if self.restored {
+                self.quarantine
+            } else {
+                LISTEN.min(self.quarantine)
+            },
             refresh: REFRESH,
             node_cidrs: self.node_cidrs.choice(&self.store()?)?,
         })

@@ -112,6 +112,7 @@ impl Metrics {
         let what = match action {
             Action::CreatePool(..) => "create_pool",
             Action::CreateBlock(_) => "create_block",
+            Action::RestoreBlock { .. } => "restore_block",
             Action::SetBlockState { .. } => "set_block_state",
             Action::DeleteBlock { .. } => "delete_block",
             Action::SetPoolStatus { .. } => "set_pool_status",

@@ -58,6 +58,8 @@ pub struct View {
     pub claims: BTreeMap<NodeName, Versioned<Claim>>,
     /// What could not be read, by kind and name.
     pub unreadable: BTreeMap<(Kind, String), Unreadable>,
+    /// How often the blocks were told anew as a whole list.
+    pub block_lists: u64,
     /// Nodes of which the cluster itself said that they stand, and until when that is
     /// believed without asking again.
     standing: BTreeMap<NodeName, Duration>,
@@ -159,6 +161,7 @@ impl View {
 
     fn reset(&mut self, kind: Kind, entries: Vec<Entry>, now: Duration) {
         self.listed.insert(kind);
+        self.block_lists += u64::from(kind == Kind::Block);
         let fresh: BTreeSet<&str> = entries.iter().map(|e| e.name.as_str()).collect();
         let gone: Vec<String> = self
             .names(kind)

@@ -245,6 +245,7 @@ impl World {
                 bootstrap: Vec::new(),
                 reclaim_after: Duration::from_secs(100),
                 quarantine: Duration::from_secs(10),
+                listen: Duration::ZERO,
                 refresh: Duration::from_secs(60),
                 node_cidrs: viaduct_datastore::NodeCidrs::Off,
             },
@@ -269,11 +270,11 @@ impl World {
             .into_iter()
             .filter(|block| block.node.as_str() == name)
             .collect();
-        let gives: Vec<_> = mine
+        let gives: BTreeMap<_, _> = mine
             .iter()
             .filter(|b| b.state == BlockState::Releasing)
             .chain(mine.last().filter(|_| give))
-            .map(|b| b.cidr)
+            .map(|b| (b.cidr.record_name(), b.generation))
             .collect();
         let claim = Claim {
             incarnation: "i".into(),
@@ -286,6 +287,8 @@ impl World {
                 .map(|b| (b.cidr.record_name(), Default::default()))
                 .collect(),
             gives,
+            holds: BTreeMap::new(),
+            renews: BTreeMap::new(),
             conditions: Vec::new(),
             extra: BTreeMap::new(),
         };
@@ -329,7 +332,7 @@ impl World {
                     block
                 ),
                 _ => prop_assert!(
-                    claim.gives.contains(&old.cidr)
+                    claim.gives.contains_key(&old.cidr.record_name())
                         && !claim.blocks.contains_key(&old.cidr.record_name()),
                     "taken from a node that lives: {:?}",
                     old

@@ -26,7 +26,7 @@ use crate::intervals::Intervals;
 use crate::{AttachmentId, BlockUsage, Cidr, Endpoint, Family, cidr};
 use block::OwnBlock;
 
-pub use demand::{first_usable, surplus_block, wants_blocks};
+pub use demand::{Surplus, asks_for, first_usable, surplus_block, wants_blocks, watermark};
 
 /// How long a released address rests before it is handed out again.
 pub const COOL_DOWN: Duration = Duration::from_secs(30);

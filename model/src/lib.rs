@@ -15,6 +15,7 @@ pub mod mac;
 pub mod name;
 pub mod record;
 pub mod screen;
+pub mod tenure;
 pub mod view;
 
 pub use addresses::{AddressManager, AllocateError, BlockService};
@@ -29,4 +30,5 @@ pub use record::{
     PoolStatus, Record,
 };
 pub use screen::{BlockFault, block_faults};
+pub use tenure::Tenure;
 pub use view::ClusterView;

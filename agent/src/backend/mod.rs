@@ -14,6 +14,7 @@ use viaduct_model::{Cidr, NodeName};
 
 use crate::dataplane::endpoints;
 use crate::dataplane::objects::{Address, Desired, LinkName, Route, Settings};
+use crate::isolation;
 use crate::kernel::LinkType;
 use crate::state::{Endpoints, LocalNode, NodeState};
 use peers::Peer;
@@ -101,7 +102,13 @@ impl Backend {
                 .insert(local.underlay.name.as_str().into());
         }
         (self.desire)(&scene, &mut desired);
-        endpoints::desire(endpoints, &mut desired);
+        let foreign = isolation::foreign(
+            &state.view,
+            &local.name,
+            &state.disputed,
+            endpoints.values(),
+        );
+        endpoints::desire_without(endpoints, &foreign, &mut desired);
         desired
     }
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::IpAddr;
 
+use tokio::time::Instant;
 use viaduct_cni::protocol::{Reply, Wired};
 use viaduct_cni::wishes::Wishes;
 use viaduct_cni::{CniError, fault, spool};
@@ -36,7 +37,7 @@ impl Owner {
             return self.refuse(job, error);
         };
         let Some(existing) = self.endpoints.get(link).cloned() else {
-            return self.add_anew(link, job);
+            return self.add_anew(link, job, None);
         };
         if self.stand_ins.contains_key(link) || existing.id != job.request.id {
             let error = CniError::new(
@@ -63,7 +64,8 @@ impl Owner {
         self.add_again(existing, job);
     }
 
-    fn add_anew(&mut self, link: &str, job: Job) {
+    /// `waits_until`: it waits for an address already, until then.
+    pub(super) fn add_anew(&mut self, link: &str, job: Job, waits_until: Option<Instant>) {
         let known = self.node.borrow().as_ref().map(|state| state.local.mtu);
         let remembered = self.memory.as_ref().filter(|memory| memory.holds_now());
         let mtu = known.or_else(|| Some(remembered?.mtu));
@@ -91,6 +93,10 @@ impl Owner {
                 let error = not_allocated(&job.request.id, &e);
                 if error.code == CniError::TRY_AGAIN_LATER {
                     self.starved = true;
+                    let unproved = matches!(e, AllocateError::AllDraining { .. });
+                    if self.may_grow(unproved) {
+                        return self.queue(link, job, error, waits_until);
+                    }
                     self.publish();
                 }
                 return self.refuse(job, error);
@@ -112,6 +118,7 @@ impl Owner {
             secondary: false,
             pod: request.pod.clone(),
         };
+        self.fresh.insert(link.to_owned());
         self.wire(endpoint, job, false);
     }
 
@@ -174,6 +181,7 @@ impl Owner {
 
     pub(super) fn wired(&mut self, job: Job, outcome: Result<Made, Failure>) {
         let link = job.request.id.link_name();
+        let fresh = self.fresh.remove(&link);
         let Some(endpoint) = self.endpoints.get(&link).cloned() else {
             // Only this attachment's own jobs remove it, and they wait in line.
             let error = CniError::new(
@@ -183,6 +191,19 @@ impl Owner {
             return self.refuse(job, error);
         };
         match outcome {
+            // The machine, or this agent alone, may have slept for longer than the block
+            // was surely ours.
+            Ok(_) if fresh && !self.addresses.serve(&endpoint.addresses) => {
+                let error = CniError::new(
+                    CniError::TRY_AGAIN_LATER,
+                    format!(
+                        "attachment {}: while it was wired, its address {:?} ceased to be surely this \
+                         node's",
+                        endpoint.id, endpoint.addresses
+                    ),
+                );
+                self.refuse(job, error);
+            }
             Ok(Made { secondary }) => {
                 fault::point("add.wired");
                 let endpoint = Endpoint {
@@ -233,7 +254,7 @@ impl Owner {
         match self.endpoints.get(&link).cloned() {
             Some(existing) if stands => self.answer(job, Reply::Wired(answer_of(&existing))),
             Some(existing) => self.add_again(existing, job),
-            None => self.add_anew(&link, job),
+            None => self.add_anew(&link, job, None),
         }
     }
 }

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use viaduct_model::{
     AddressManager, AllocateError, AttachmentId, BlockService, BlockState, BlockUsage, Cidr,
-    Endpoint, Family,
+    Endpoint, Family, Tenure,
 };
 
+use crate::clock::now_ms;
 use crate::memory::Memory;
 use crate::state::NodeState;
 
@@ -19,6 +19,10 @@ use crate::state::NodeState;
 pub(super) struct Addresses {
     manager: AddressManager,
     blocks: BTreeMap<Cidr, BlockService>,
+    /// Until when each block serves by our hold on it; `None`: nobody keeps count, as in
+    /// tests.
+    terms: Option<BTreeMap<Cidr, Option<u64>>>,
+    keep: Option<IpAddr>,
 }
 
 impl Addresses {
@@ -32,13 +36,22 @@ impl Addresses {
         Self {
             manager,
             blocks: BTreeMap::new(),
+            terms: None,
+            keep: None,
         }
+    }
+
+    /// Takes over the hold on the blocks.
+    pub(super) fn hold(&mut self, tenure: &Tenure) {
+        self.terms = Some(tenure.terms());
     }
 
     /// Takes over the node's blocks and what is reserved; says whether the blocks
     /// changed.
     pub(super) fn adopt(&mut self, state: &NodeState) -> bool {
+        let now = now_ms();
         let view = &state.view;
+        self.keep = state.local.overlay.map(IpAddr::V4);
         let mut reserved: BTreeSet<Cidr> = view
             .pools
             .values()
@@ -51,30 +64,93 @@ impl Addresses {
         let blocks: BTreeMap<Cidr, BlockService> = view
             .blocks_of(&state.local.name)
             .map(|block| {
-                let service = match block.state {
-                    BlockState::Active => BlockService::Serving,
-                    BlockState::Releasing | BlockState::Quarantined => BlockService::Draining,
-                };
-                (block.cidr, service)
+                let active = block.state == BlockState::Active;
+                (block.cidr, self.service(active, &block.cidr, now))
             })
             .collect();
+        self.replace(blocks, now)
+    }
+
+    /// The service of a block that the records or the memory call ours.
+    fn service(&self, active: bool, cidr: &Cidr, now: u64) -> BlockService {
+        let term = match &self.terms {
+            None => Some(u64::MAX),
+            Some(terms) => terms.get(cidr).copied().flatten(),
+        };
+        if active && term.is_some_and(|until| now < until) {
+            BlockService::Serving
+        } else {
+            BlockService::Draining
+        }
+    }
+
+    /// Takes over a set of blocks. What we hold and no record names is ours still, and
+    /// serves nothing.
+    fn replace(&mut self, mut blocks: BTreeMap<Cidr, BlockService>, now: u64) -> bool {
+        for cidr in self.terms.iter().flat_map(BTreeMap::keys) {
+            blocks.entry(*cidr).or_insert(BlockService::Draining);
+        }
         if blocks == self.blocks {
             return false;
         }
-        self.manager.set_blocks(&blocks, now_ms());
+        self.manager.set_blocks(&blocks, now);
         self.blocks = blocks;
         true
+    }
+
+    /// Hands out nothing more from blocks whose term is over. Asked right before each
+    /// time, because the machine may have slept until now.
+    fn expire(&mut self, now: u64) {
+        let Some(terms) = &self.terms else { return };
+        for (cidr, service) in &mut self.blocks {
+            let over = terms
+                .get(cidr)
+                .copied()
+                .flatten()
+                .is_none_or(|until| now >= until);
+            if over && *service == BlockService::Serving {
+                *service = BlockService::Draining;
+                self.manager.put_block(*cidr, BlockService::Draining, now);
+            }
+        }
+    }
+
+    /// Whether addresses of the blocks that these are in may be handed out now.
+    pub(super) fn serve(&mut self, addresses: &[IpAddr]) -> bool {
+        self.expire(now_ms());
+        addresses.iter().all(|address| {
+            self.blocks.iter().any(|(block, service)| {
+                *service == BlockService::Serving && block.contains(*address)
+            })
+        })
+    }
+
+    /// Blocks that nothing is handed out from.
+    pub(super) fn draining(&self) -> BTreeSet<Cidr> {
+        let draining = |(_, service): &(&Cidr, &BlockService)| **service == BlockService::Draining;
+        self.blocks
+            .iter()
+            .filter(draining)
+            .map(|(cidr, _)| *cidr)
+            .collect()
+    }
+
+    /// The node's own address.
+    pub(super) fn keep(&self) -> Option<IpAddr> {
+        self.keep
     }
 
     /// Goes by what was remembered until the node's state is known.
     pub(super) fn remember(&mut self, memory: &Memory) {
         self.manager.set_reserved(memory.reserved.clone());
-        let with = |service| move |cidr: &Cidr| (*cidr, service);
-        let serving = memory.serving.iter().map(with(BlockService::Serving));
-        let draining = memory.draining.iter().map(with(BlockService::Draining));
-        let blocks: BTreeMap<_, _> = serving.chain(draining).collect();
-        self.manager.set_blocks(&blocks, now_ms());
-        self.blocks = blocks;
+        let now = now_ms();
+        let serving = memory.serving.iter().map(|cidr| (true, cidr));
+        let draining = memory.draining.iter().map(|cidr| (false, cidr));
+        let blocks: BTreeMap<_, _> = serving
+            .chain(draining)
+            .map(|(active, cidr)| (*cidr, self.service(active, cidr, now)))
+            .collect();
+        self.replace(blocks, now);
     }
 
     /// Gives `owner` an IPv4 address, and says when.
@@ -86,6 +162,7 @@ impl Addresses {
         owner: &AttachmentId,
     ) -> Result<(IpAddr, u64), AllocateError> {
         let now = now_ms();
+        self.expire(now);
         let allocation = self.manager.allocate(owner, Family::V4, now)?;
         if allocation.early {
             tracing::warn!(
@@ -107,6 +184,7 @@ impl Addresses {
         address: IpAddr,
     ) -> Result<(IpAddr, u64), AllocateError> {
         let now = now_ms();
+        self.expire(now);
         let allocation = self.manager.allocate_exact(owner, address, now)?;
         Ok((allocation.address, now))
     }
@@ -132,12 +210,4 @@ impl Addresses {
     pub(super) fn usage(&self) -> BTreeMap<Cidr, BlockUsage> {
         self.manager.usage()
     }
-}
-
-/// Milliseconds of the boot-time clock, which counts sleep and never goes back.
-fn now_ms() -> u64 {
-    clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .ok()
-        .and_then(|now| u64::try_from(Duration::from(now).as_millis()).ok())
-        .unwrap_or(0)
 }

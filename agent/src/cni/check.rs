@@ -76,6 +76,7 @@ impl Owner {
                 .filter(|a| !self.addresses.are_ours(&[**a]));
             differences
                 .extend(lost.map(|a| format!("address {a} is in no block of this node any more")));
+            differences.extend(self.foreign.get(link).map(ToString::to_string));
         }
         let (wiring, own) = (self.wiring.clone(), self.own.clone());
         tokio::spawn(async move {

@@ -74,6 +74,7 @@ impl Owner {
             for address in self.addresses.release(&endpoint.id) {
                 self.forgetting.released(address);
             }
+            self.judge_foreign();
         }
         self.stand_ins.remove(&link);
         if let Err(e) = spool::remove(&self.run_dir, &job.request.id) {

@@ -19,6 +19,7 @@ mod del;
 mod descriptors;
 mod forgetting;
 mod gc;
+mod hunger;
 mod ledger;
 mod metrics;
 mod owner;
@@ -28,7 +29,7 @@ mod silent;
 mod status;
 mod wiring;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use viaduct_model::{Endpoint, MacAddr};
+use viaduct_model::{Endpoint, MacAddr, Tenure};
 
 pub use metrics::CniMetrics;
 
@@ -71,6 +72,9 @@ pub struct CniOptions {
     /// What an earlier agent of this node knew of its blocks, to go by until the
     /// datastore has been read.
     pub memory: Option<Memory>,
+    /// This node's hold on its blocks. Without it the records alone decide what is
+    /// handed out, which is enough where nobody else could get a block.
+    pub tenure: Option<watch::Receiver<Arc<Tenure>>>,
 }
 
 impl CniOptions {
@@ -81,6 +85,7 @@ impl CniOptions {
             cool_down: viaduct_model::addresses::COOL_DOWN,
             metrics: CniMetrics::default(),
             memory: None,
+            tenure: None,
         }
     }
 }
@@ -177,6 +182,9 @@ pub async fn start(
         }
     }
 
+    if let Some(tenure) = &options.tenure {
+        addresses.hold(&tenure.borrow());
+    }
     if let Some(memory) = memory.as_deref() {
         addresses.remember(memory);
     }
@@ -205,6 +213,10 @@ pub async fn start(
         events,
         own: own.clone(),
         starved: false,
+        tenure: options.tenure,
+        foreign: BTreeMap::new(),
+        hungry: VecDeque::new(),
+        fresh: HashSet::new(),
     };
     owner.adopt_node();
     let context = server::Context {

@@ -6,21 +6,23 @@
 //! line. What the runtime does not wait for any more is finished all the same, so
 //! that ledger, addresses and kernel never disagree.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use viaduct_cni::CniError;
 use viaduct_cni::protocol::{Reply, Request, Verb};
-use viaduct_model::Endpoint;
+use viaduct_model::{Endpoint, Tenure};
 
 use super::addresses::Addresses;
 use super::descriptors::Namespace;
 use super::forgetting::Forgetting;
 use super::gc::Collection;
+use super::hunger::{self, Hungry};
 use super::ledger::Ledger;
 use super::metrics::CniMetrics;
 use super::wiring::{Failure, Wired, Wiring};
+use crate::isolation::{self, Foreign};
 use crate::kernel::NetlinkError;
 use crate::memory::Memory;
 use crate::state::{AddressUsage, Endpoints, NodeState};
@@ -95,6 +97,23 @@ pub(super) struct Owner {
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) own: mpsc::Sender<Event>,
     pub(super) starved: bool,
+    pub(super) tenure: Option<watch::Receiver<Arc<Tenure>>>,
+    /// Pods that are cut off, because their address belongs to another node now.
+    pub(super) foreign: BTreeMap<String, Foreign>,
+    /// ADDs that wait for an address.
+    pub(super) hungry: VecDeque<Hungry>,
+    /// Links of ADDs under way whose address was just handed out.
+    pub(super) fresh: HashSet<String>,
+}
+
+/// Completes when the hold on the blocks changed; never where nobody keeps it.
+async fn tenure_changed(tenure: &mut Option<watch::Receiver<Arc<Tenure>>>) {
+    if let Some(watched) = tenure
+        && watched.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 impl Owner {
@@ -105,13 +124,18 @@ impl Owner {
         while !(stopping && self.busy.is_empty()) {
             tokio::select! {
                 event = self.events.recv() => match event {
-                    Some(Event::Stop) | None => stopping = true,
+                    Some(Event::Stop) | None => {
+                        stopping = true;
+                        self.send_away(true);
+                    }
                     Some(event) => self.take(event),
                 },
                 changed = self.node.changed(), if node_lives => match changed {
                     Ok(()) => self.adopt_node(),
                     Err(_) => node_lives = false,
                 },
+                () = tenure_changed(&mut self.tenure) => self.adopt_node(),
+                () = hunger::patience(&self.hungry) => self.send_away(false),
             }
         }
         // The next agent does not know what was released just now.
@@ -120,14 +144,49 @@ impl Owner {
 
     /// Takes over the blocks of a new state of the node.
     pub(super) fn adopt_node(&mut self) {
-        let changed = match &*self.node.borrow_and_update() {
-            Some(state) => self.addresses.adopt(state),
-            None => false,
+        if let Some(tenure) = &mut self.tenure {
+            self.addresses.hold(&tenure.borrow_and_update());
+        }
+        let changed = match (&*self.node.borrow_and_update(), &self.memory) {
+            (Some(state), _) => self.addresses.adopt(state),
+            (None, Some(memory)) => {
+                self.addresses.remember(memory);
+                false
+            }
+            (None, None) => false,
         };
         if changed {
             self.starved = false;
         }
+        self.judge_foreign();
         self.publish();
+        if changed {
+            self.feed();
+        }
+    }
+
+    /// Finds the pods that have to be cut off, and says so once of each.
+    pub(super) fn judge_foreign(&mut self) {
+        let foreign = match &*self.node.borrow() {
+            Some(state) => isolation::foreign(
+                &state.view,
+                &state.local.name,
+                &state.disputed,
+                self.endpoints.values(),
+            ),
+            None => return,
+        };
+        for (link, new) in &foreign {
+            if self.foreign.get(link) != Some(new) {
+                tracing::error!("{new}");
+            }
+        }
+        for (link, old) in &self.foreign {
+            if !foreign.contains_key(link) {
+                tracing::info!(attachment = %old.attachment, "no longer cut off");
+            }
+        }
+        self.foreign = foreign;
     }
 
     pub(super) fn take(&mut self, event: Event) {
@@ -135,7 +194,11 @@ impl Owner {
             Event::Job(job) => {
                 let link = job.request.id.link_name();
                 match self.busy.get_mut(&link) {
-                    Some(line) => line.push_back(job),
+                    Some(line) => {
+                        line.push_back(job);
+                        // Whoever waits for an address must not keep a DEL waiting.
+                        self.give_up(&link);
+                    }
                     None => self.begin(&link, job),
                 }
             }
@@ -213,6 +276,7 @@ impl Owner {
         // Nobody ever spoke with it: there is nothing to forget.
         let _ = self.addresses.release(&endpoint.id);
         self.publish();
+        self.feed();
     }
 
     /// Tells the other tasks how things stand.
@@ -235,6 +299,10 @@ impl Owner {
         let usage = AddressUsage {
             blocks: self.addresses.usage(),
             starved: self.starved,
+            waiting: u32::try_from(self.hungry.len()).unwrap_or(u32::MAX),
+            draining: self.addresses.draining(),
+            keep: self.addresses.keep(),
+            foreign: self.foreign.clone(),
         };
         self.usage_out.send_if_modified(|out| {
             let changed = *out != usage;

@@ -1,11 +1,13 @@
 //! What the pods of this node need in the kernel, whatever the backend: a pure
 //! function from the ledger.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use viaduct_model::{Cidr, Endpoint, MacAddr};
 
 use super::objects::{Desired, DesiredLink, LinkKind, LinkName, Route, Settings};
+use crate::isolation::Foreign;
 use crate::state::Endpoints;
 
 /// The settings of every pod's host end. The source check is strict: the route back
@@ -20,31 +22,50 @@ pub const HOST_END: Settings = Settings {
     proxy_arp: false,
 };
 
-/// Adds what the endpoints need to `desired`.
+/// The settings of a pod that is cut off: nothing that it sends is forwarded.
+pub const CUT_OFF: Settings = Settings {
+    forwarding: false,
+    ..HOST_END
+};
+
+/// Adds what the endpoints need to `desired`, where none is cut off.
+pub fn desire(endpoints: &Endpoints, desired: &mut Desired) {
+    desire_without(endpoints, &BTreeMap::new(), desired);
+}
+
+/// Adds what the endpoints need to `desired`. Those of `foreign` keep their link, and no
+/// packet goes to them or comes from them.
 ///
 /// An endpoint that is not wired completely is in the hands of the CNI server: its
 /// link is left alone.
-pub fn desire(endpoints: &Endpoints, desired: &mut Desired) {
+pub fn desire_without(
+    endpoints: &Endpoints,
+    foreign: &BTreeMap<String, Foreign>,
+    desired: &mut Desired,
+) {
     for (name, endpoint) in endpoints.iter() {
         let link: LinkName = name.as_str().into();
         if endpoint.wired {
-            desire_one(link, endpoint, desired);
+            desire_one(link, endpoint, foreign.contains_key(name), desired);
         } else {
             desired.left_alone.insert(link);
         }
     }
 }
 
-fn desire_one(link: LinkName, endpoint: &Endpoint, desired: &mut Desired) {
+fn desire_one(link: LinkName, endpoint: &Endpoint, cut_off: bool, desired: &mut Desired) {
     desired.links.insert(
         link.clone(),
         DesiredLink {
             kind: LinkKind::Veth,
             mac: Some(MacAddr::HOST_END),
             mtu: endpoint.mtu,
-            settings: HOST_END,
+            settings: if cut_off { CUT_OFF } else { HOST_END },
         },
     );
+    if cut_off {
+        return;
+    }
     for address in &endpoint.addresses {
         let IpAddr::V4(v4) = address else { continue };
         let host = Cidr::host(*address);
@@ -81,5 +102,26 @@ mod tests {
             [wired.pod_mac]
         );
         assert!(desired.left_alone.contains(halfway.link.as_str()));
+    }
+
+    #[test]
+    fn a_pod_that_is_cut_off_has_a_link_and_no_way() {
+        let pod = endpoint("a", "10.64.1.5", true);
+        let endpoints: Endpoints = Arc::new(BTreeMap::from([(pod.link.clone(), pod.clone())]));
+        let foreign = Foreign {
+            attachment: pod.id.to_string(),
+            address: pod.addresses[0],
+            block: "10.64.1.0/26".parse().unwrap(),
+            owner: "b".parse().unwrap(),
+        };
+        let mut desired = Desired::default();
+        desire_without(
+            &endpoints,
+            &BTreeMap::from([(pod.link.clone(), foreign)]),
+            &mut desired,
+        );
+        let link = desired.links.values().next().unwrap();
+        assert!(!link.settings.forwarding && link.settings.rp_filter == 1);
+        assert!(desired.routes.is_empty() && desired.neighbours.is_empty());
     }
 }

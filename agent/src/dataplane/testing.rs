@@ -156,6 +156,7 @@ impl Cluster {
             local: self.local.clone(),
             view: Arc::new(self.view.clone()),
             on_link: Arc::new(self.on_link.clone()),
+            disputed: Default::default(),
         }
     }
 }

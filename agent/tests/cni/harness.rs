@@ -322,6 +322,7 @@ pub(crate) fn node_state() -> NodeState {
             ..ClusterView::default()
         }),
         on_link: Default::default(),
+        disputed: Default::default(),
     }
 }
 

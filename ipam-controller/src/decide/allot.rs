@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use viaduct_datastore::NodeCidrs;
 use viaduct_model::{Block, Carver, Cidr, Claim, Family, Node, NodeName, Pool, PoolName};
 
-use super::{Action, ActiveBlocks, Decision, Policy, faults};
-use crate::memory::Memory;
+use super::{Action, ActiveBlocks, Decision, Moment, faults};
 use crate::view::View;
 
 /// A node that wants a block which no pool has.
@@ -27,81 +26,100 @@ pub(super) struct Space {
     pub(super) exhausted: BTreeSet<PoolName>,
 }
 
-/// Gives every node that wants more blocks of a family than it has the next one:
-/// first those that have none at all, then the others, in name order. One block
-/// for each node and family at a time, so that a greedy claim starves nobody.
+/// The most blocks that one node gets in one decision, all together; more follow.
+const AT_ONCE: usize = 16;
+
+/// Gives every node the blocks of a family that it wants beyond those that it has: one
+/// to each in turn, so that a greedy claim starves nobody, and first to those that have
+/// none at all, in name order.
 pub(super) fn allot(
-    view: &View,
-    memory: &Memory,
-    policy: &Policy,
+    moment: &Moment<'_>,
+    restored: &BTreeSet<Cidr>,
     active: &ActiveBlocks<'_>,
     decision: &mut Decision,
 ) -> Space {
+    let view = moment.view;
     let mut space = Space {
-        carvers: carvers(view),
+        carvers: carvers(view, restored),
         exhausted: BTreeSet::new(),
     };
     let unusable = overlapping(view, decision);
-    if policy.node_cidrs == NodeCidrs::Adopt {
+    if moment.policy.node_cidrs == NodeCidrs::Adopt {
         return space;
     }
-    for (name, family) in wishes(view, active) {
-        let node = view.nodes.get(name).map(|node| &node.record);
-        let candidates: Vec<(&PoolName, &Pool)> = view
-            .pools
-            .iter()
-            .map(|(pool_name, pool)| (pool_name, &pool.record))
-            .filter(|(pool_name, pool)| {
-                pool.cidr.family() == family && !pool.disabled && !unusable.contains(*pool_name)
-            })
-            .collect();
-        // Without its record nothing is known of a node's labels and underlay. It
-        // comes in a moment: its agent writes it right after the claim.
-        let Some(node) = node else {
-            continue;
-        };
-        let fitting: Vec<&PoolName> = candidates
-            .iter()
-            .filter(|(pool_name, pool)| fits(name, node, pool_name, pool, decision))
-            .map(|(pool_name, _)| *pool_name)
-            .collect();
-        let found = fitting
-            .iter()
-            .find_map(|pool| Some((*pool, space.carvers.get(*pool)?.next_free()?)));
-        match found {
-            Some((pool, cidr)) => {
-                for carver in space.carvers.values_mut() {
-                    carver.take(&cidr);
-                }
-                decision
-                    .actions
-                    .push(Action::CreateBlock(Box::new(Block::new(
-                        cidr,
-                        pool.clone(),
-                        name.clone(),
-                        memory.next_generation(&cidr),
-                    ))));
+    let wishes: Vec<_> = wishes(view, active)
+        .into_iter()
+        .filter_map(|wish| Some((wish.clone(), fitting(view, &wish, &unusable, decision)?)))
+        .collect();
+    for round in 0..AT_ONCE {
+        for (wish, fitting) in &wishes {
+            if wish.more <= round || (round > 0 && moment.listens) {
+                continue;
             }
-            None => {
-                space.exhausted.extend(fitting.iter().copied().cloned());
-                decision.waiting.push(Waiting {
-                    node: name.clone(),
-                    family,
-                    full: fitting.into_iter().cloned().collect(),
-                });
+            let found = fitting
+                .iter()
+                .find_map(|pool| Some((*pool, space.carvers.get(*pool)?.next_free()?)));
+            match found {
+                Some(_) if moment.listens => {}
+                Some((pool, cidr)) => {
+                    for carver in space.carvers.values_mut() {
+                        carver.take(&cidr);
+                    }
+                    let block = Block::new(cidr, pool.clone(), wish.node.clone(), 0);
+                    let block = moment.granted(&block, wish.node);
+                    decision.actions.push(Action::CreateBlock(block));
+                }
+                None if round == 0
+                    || fitting.iter().any(|pool| !space.exhausted.contains(*pool)) =>
+                {
+                    space.exhausted.extend(fitting.iter().copied().cloned());
+                    let waiting = Waiting {
+                        node: wish.node.clone(),
+                        family: wish.family,
+                        full: fitting.iter().copied().cloned().collect(),
+                    };
+                    if !decision.waiting.contains(&waiting) {
+                        decision.waiting.push(waiting);
+                    }
+                }
+                None => {}
             }
         }
     }
     space
 }
 
+/// The pools that may serve a wish. `None` while the node's record is missing: without
+/// it nothing is known of its labels and underlay. It comes in a moment: its agent
+/// writes it right after the claim.
+fn fitting<'a>(
+    view: &'a View,
+    wish: &Wish<'_>,
+    unusable: &BTreeSet<PoolName>,
+    decision: &mut Decision,
+) -> Option<Vec<&'a PoolName>> {
+    let node = &view.nodes.get(wish.node)?.record;
+    Some(
+        view.pools
+            .iter()
+            .map(|(name, pool)| (name, &pool.record))
+            .filter(|(name, pool)| {
+                pool.cidr.family() == wish.family && !pool.disabled && !unusable.contains(*name)
+            })
+            .filter(|(name, pool)| fits(wish.node, node, name, pool, decision))
+            .map(|(name, _)| name)
+            .collect(),
+    )
+}
+
 /// An index of the taken blocks of every pool.
-fn carvers(view: &View) -> BTreeMap<PoolName, Carver> {
+fn carvers(view: &View, restored: &BTreeSet<Cidr>) -> BTreeMap<PoolName, Carver> {
     let taken: Vec<Cidr> = view
         .blocks
         .keys()
         .copied()
         .chain(view.unreadable_blocks())
+        .chain(restored.iter().copied())
         .collect();
     view.pools
         .iter()
@@ -150,8 +168,17 @@ fn overlapping(view: &View, decision: &mut Decision) -> BTreeSet<PoolName> {
     refused
 }
 
+/// A node that wants more blocks than it has.
+#[derive(Debug, Clone)]
+struct Wish<'a> {
+    node: &'a NodeName,
+    family: Family,
+    /// How many more.
+    more: usize,
+}
+
 /// Nodes that want more than they have, neediest first.
-fn wishes<'a>(view: &'a View, active: &ActiveBlocks<'_>) -> Vec<(&'a NodeName, Family)> {
+fn wishes<'a>(view: &'a View, active: &ActiveBlocks<'_>) -> Vec<Wish<'a>> {
     let mut wishes = Vec::new();
     for (node, claim) in &view.claims {
         let claim: &Claim = &claim.record;
@@ -160,17 +187,15 @@ fn wishes<'a>(view: &'a View, active: &ActiveBlocks<'_>) -> Vec<(&'a NodeName, F
                 blocks.iter().filter(|b| b.family() == family).count()
             });
             let wanted = usize::try_from(claim.wants.of(family)).unwrap_or(usize::MAX);
-            if wanted > owned {
-                wishes.push((owned > 0, node, family));
+            let more = wanted.saturating_sub(owned);
+            if more > 0 {
+                wishes.push((owned > 0, Wish { node, family, more }));
             }
         }
     }
     // Stable: name order stays within each half.
-    wishes.sort_by_key(|(has_some, _, _)| *has_some);
-    wishes
-        .into_iter()
-        .map(|(_, node, family)| (node, family))
-        .collect()
+    wishes.sort_by_key(|(has_some, _)| *has_some);
+    wishes.into_iter().map(|(_, wish)| wish).collect()
 }
 
 /// Whether `pool` may serve the node.

@@ -1,22 +1,28 @@
 //! What the controller says of pools: their counts, and since when they are full.
 
-use viaduct_model::{Pool, PoolStatus};
+use std::collections::BTreeMap;
+
+use viaduct_model::{Pool, PoolName, PoolStatus};
 
 use super::allot::Space;
-use super::{Action, Decision, Now, Policy};
-use crate::memory::Memory;
-use crate::view::View;
+use super::{Action, Decision, Moment};
 
 /// Writes the status of pools whose exhaustion changed, and at most once in
-/// `policy.refresh` of those whose counts did.
+/// `policy.refresh` of those whose counts did. `freed` are generations that have to
+/// stand there now, because blocks wait for it to be freed.
 pub(super) fn refresh(
-    view: &View,
-    memory: &Memory,
-    policy: &Policy,
-    now: &Now,
+    moment: &Moment<'_>,
     space: &Space,
+    freed: &BTreeMap<PoolName, u64>,
     decision: &mut Decision,
 ) {
+    let Moment {
+        view,
+        memory,
+        policy,
+        now,
+        ..
+    } = moment;
     for (name, versioned) in &view.pools {
         let pool = &versioned.record;
         let Some(carver) = space.carvers.get(name) else {
@@ -28,11 +34,13 @@ pub(super) fn refresh(
             .exhausted
             .contains(name)
             .then(|| since.clone().unwrap_or_else(|| now.wall.clone()));
+        let generation = before.map_or(0, |status| status.generation);
         let saturated = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
         let status = PoolStatus {
             exhausted_since,
             blocks_total: saturated(carver.total()),
             blocks_free: saturated(carver.free_count()),
+            generation: generation.max(freed.get(name).copied().unwrap_or(0)),
         };
         decision
             .pools
@@ -40,7 +48,8 @@ pub(super) fn refresh(
         if before == Some(&status) {
             continue;
         }
-        let urgent = before.is_none() || status.exhausted_since != since;
+        let urgent =
+            before.is_none() || status.exhausted_since != since || status.generation != generation;
         let due_at = memory
             .status_at
             .get(name)

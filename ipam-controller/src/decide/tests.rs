@@ -26,6 +26,7 @@ impl Scene {
                 bootstrap: Vec::new(),
                 reclaim_after: 24 * HOUR,
                 quarantine: HOUR,
+                listen: Duration::ZERO,
                 refresh: Duration::from_secs(60),
                 node_cidrs: NodeCidrs::Off,
             },
@@ -66,13 +67,38 @@ impl Scene {
         self.claim(name, 1, 0, &[], &[]);
     }
 
+    /// The pool's status remembers the generation of freed blocks.
+    fn remembers(&mut self, name: &str, generation: u64) {
+        let mut pool = self.view.pools[&name.parse().unwrap()].record.clone();
+        pool.status = Some(viaduct_model::PoolStatus {
+            exhausted_since: None,
+            blocks_total: 0,
+            blocks_free: 0,
+            generation,
+        });
+        self.put(name, &pool);
+    }
+
+    /// A claim of a node that wants one block.
+    fn says(&mut self, name: &str, change: impl FnOnce(&mut Claim)) {
+        self.claim(name, 1, 0, &[], &[]);
+        let mut claim = self.view.claims[&name.parse().unwrap()].record.clone();
+        change(&mut claim);
+        self.put(name, &claim);
+    }
+
     fn claim(&mut self, name: &str, v4: u32, v6: u32, gives: &[&str], reports: &[&str]) {
         let claim = Claim {
             incarnation: "i".into(),
             host: "h".into(),
             agent_version: "0".into(),
             wants: PerFamily { v4, v6 },
-            gives: gives.iter().map(|c| c.parse().unwrap()).collect(),
+            gives: gives
+                .iter()
+                .map(|c| (c.parse::<Cidr>().unwrap().record_name(), 1))
+                .collect(),
+            holds: BTreeMap::new(),
+            renews: BTreeMap::new(),
             blocks: reports
                 .iter()
                 .map(|c| (c.parse::<Cidr>().unwrap().record_name(), Default::default()))
@@ -131,6 +157,10 @@ fn short(action: &Action) -> Option<String> {
         Action::DeleteBlock {
             block: b, guard, ..
         } => Some(format!("{} freed {guard:?}", b.cidr)),
+        Action::RestoreBlock { block: b, .. } => Some(format!(
+            "{} restored to {} as {}",
+            b.cidr, b.node, b.generation
+        )),
         Action::SetPoolStatus { .. } => None,
     }
 }
@@ -264,6 +294,7 @@ fn counts_alone_are_written_once_a_minute() {
             exhausted_since: None,
             blocks_total: 4,
             blocks_free: 4,
+            generation: 0,
         }),
         ..Pool::new("10.0.0.0/24".parse().unwrap(), Some(26))
     };
@@ -293,6 +324,13 @@ fn a_given_block_is_freed_in_two_steps() {
     scene.block(B, "a", BlockState::Releasing);
     assert!(scene.actions().is_empty());
     scene.claim("a", 1, 0, &[B], &[A]);
+    // First its generation is written down where it outlives the record.
+    assert!(scene.actions().is_empty());
+    assert!(matches!(
+        &scene.decide().actions[..],
+        [Action::SetPoolStatus { pool, .. }] if pool.status.as_ref().unwrap().generation == 1
+    ));
+    scene.remembers("p", 1);
     assert_eq!(scene.actions(), ["10.0.0.64/26 freed Given"]);
     // An agent that starts anew knows nothing of the gift and counts the block as its own.
     scene.claim("a", 1, 0, &[], &[A, B]);
@@ -329,6 +367,7 @@ fn a_vanished_node_keeps_its_blocks_for_the_reclaim_time() {
     scene.block(A, "a", BlockState::Quarantined);
     assert_eq!(scene.decide().recheck_at, Some(scene.mono + HOUR));
     scene.mono += HOUR;
+    scene.remembers("p", 1);
     assert_eq!(scene.actions(), ["10.0.0.0/26 freed NodeGone"]);
     // Back at the last moment.
     scene.claim("a", 1, 0, &[], &[]);
@@ -434,4 +473,171 @@ fn a_block_that_comes_again_has_the_next_generation() {
         "{:?}",
         decision.actions
     );
+}
+
+fn key(cidr: &str) -> String {
+    cidr.parse::<Cidr>().unwrap().record_name()
+}
+
+#[test]
+fn a_generation_outlives_record_and_controller() {
+    let mut scene = Scene::new(&[("p", "10.0.0.0/26", 26)]);
+    scene.remembers("p", 7);
+    scene.node("a");
+    let decision = scene.decide();
+    assert!(
+        matches!(&decision.actions[0], Action::CreateBlock(block) if block.generation == 8),
+        "{:?}",
+        decision.actions
+    );
+}
+
+#[test]
+fn a_bootstrap_that_was_cut_off_is_finished_and_a_deleted_pool_stays_deleted() {
+    let mut scene = Scene::new(&[("default", "10.0.0.0/16", 26)]);
+    let pool = |cidr: &str| Pool::new(cidr.parse().unwrap(), None);
+    scene.policy.bootstrap = vec![
+        ("default".parse().unwrap(), pool("10.0.0.0/16")),
+        ("default-v6".parse().unwrap(), pool("fd00::/48")),
+    ];
+    let decision = scene.decide();
+    let actions: Vec<_> = decision.actions.iter().map(short).collect();
+    assert_eq!(actions, [Some("pool default-v6 fd00::/48".to_owned())]);
+    // Its status was written when both were there.
+    scene.remembers("default", 0);
+    assert!(scene.actions().is_empty());
+}
+
+#[test]
+fn what_a_block_promises_its_owner_holds_whatever_the_flag_says() {
+    let mut scene = Scene::new(&[("p", "10.0.0.0/24", 26)]);
+    scene.remembers("p", 1);
+    scene.policy.quarantine = Duration::from_secs(10);
+    let mut block = Block::new(
+        A.parse().unwrap(),
+        "p".parse().unwrap(),
+        "a".parse().unwrap(),
+        1,
+    );
+    block.state = BlockState::Quarantined;
+    block.trust_ms = Some(80_000);
+    scene.put(&key(A), &block);
+    assert_eq!(
+        scene.decide().recheck_at,
+        Some(scene.mono + Duration::from_secs(100))
+    );
+    scene.mono += Duration::from_secs(100);
+    assert_eq!(scene.actions(), ["10.0.0.0/26 freed NodeGone"]);
+}
+
+#[test]
+fn two_quarantines_are_not_one() {
+    let mut scene = Scene::new(&[("p", "10.0.0.0/24", 26)]);
+    scene.remembers("p", 1);
+    scene.block(A, "a", BlockState::Quarantined);
+    scene.decide();
+    scene.mono += HOUR;
+    // Its node came and went meanwhile, and nobody told us.
+    scene.block(A, "a", BlockState::Quarantined);
+    assert!(scene.actions().is_empty());
+    scene.mono += HOUR;
+    assert_eq!(scene.actions(), ["10.0.0.0/26 freed NodeGone"]);
+}
+
+#[test]
+fn a_grant_that_its_owner_does_not_trust_any_more_is_granted_anew() {
+    let mut scene = Scene::new(&[("p", "10.0.0.0/24", 26)]);
+    scene.node("a");
+    scene.block(A, "a", BlockState::Active);
+    scene.says("a", |c| _ = c.renews.insert(key(A), 1));
+    let decision = scene.decide();
+    assert!(
+        matches!(&decision.actions[0], Action::SetBlockState { block, .. }
+            if block.generation == 2 && block.node.as_str() == "a"),
+        "{:?}",
+        decision.actions
+    );
+    // Not what it says of an earlier grant.
+    scene.says("a", |c| _ = c.renews.insert(key(A), 0));
+    assert!(scene.actions().is_empty());
+}
+
+#[test]
+fn a_block_that_the_store_forgot_goes_to_who_holds_it_and_to_nobody_else() {
+    let mut scene = Scene::new(&[("p", "10.0.0.0/24", 26)]);
+    scene.node("a");
+    scene.node("b");
+    scene.says("b", |c| _ = c.holds.insert(key(A), 5));
+    // Who knows what else was forgotten: nobody gets a new block for a while.
+    assert_eq!(scene.actions(), ["10.0.0.0/26 restored to b as 6"]);
+    scene.mono += HOUR;
+    assert_eq!(
+        scene.actions(),
+        [
+            "10.0.0.0/26 restored to b as 6",
+            "10.0.0.64/26 p for a",
+            "10.0.0.128/26 p for b"
+        ]
+    );
+}
+
+#[test]
+fn of_two_that_hold_a_block_the_later_grant_wins_unless_the_records_owner_confirms() {
+    let mut scene = Scene::new(&[("p", "10.0.0.0/24", 26)]);
+    scene.node("a");
+    scene.node("b");
+    scene.node("c");
+    scene.says("b", |c| _ = c.holds.insert(key(A), 5));
+    scene.says("c", |c| _ = c.holds.insert(key(A), 4));
+    // The record is of the past: its owner lives and does not hold the block.
+    scene.block(A, "a", BlockState::Active);
+    assert_eq!(scene.actions(), ["10.0.0.0/26 restored to b as 6"]);
+    scene.says("a", |c| _ = c.holds.insert(key(A), 1));
+    assert!(!scene.actions().iter().any(|a| a.contains("restored")));
+}
+
+#[test]
+fn a_store_that_was_put_back_stops_giving_and_taking_for_a_quarantine() {
+    let mut scene = Scene::new(&[("p", "10.0.0.0/24", 26)]);
+    scene.node("a");
+    scene.block(A, "a", BlockState::Active);
+    scene.decide();
+    scene.node("b");
+    scene
+        .view
+        .update(Kind::Block, Update::Reset(vec![]), scene.mono);
+    let decision = scene.decide();
+    assert_eq!(decision.recheck_at, Some(scene.mono + HOUR));
+    assert!(scene.actions().is_empty());
+    scene.mono += HOUR;
+    assert_eq!(scene.actions().len(), 2);
+}
+
+#[test]
+fn a_controller_that_finds_blocks_at_its_start_listens_first() {
+    let mut scene = Scene::new(&[("p", "10.0.0.0/24", 26)]);
+    scene.policy.listen = Duration::from_secs(5);
+    scene.node("a");
+    assert_eq!(scene.actions().len(), 1, "a new network is served at once");
+    scene.memory = Memory::default();
+    scene.block(A, "a", BlockState::Active);
+    scene.node("b");
+    assert!(scene.actions().is_empty());
+    scene.mono += Duration::from_secs(5);
+    assert_eq!(scene.actions(), ["10.0.0.64/26 p for b"]);
+}
+
+#[test]
+fn what_a_node_wants_comes_at_once_and_each_in_turn() {
+    let mut scene = Scene::new(&[("p", "10.0.0.0/24", 27)]);
+    scene.put("a", &node(&[], &[]));
+    scene.claim("a", 7, 0, &[], &[]);
+    scene.node("b");
+    let actions = scene.actions();
+    assert_eq!(actions.len(), 8);
+    assert_eq!(actions[1], "10.0.0.32/27 p for b");
+    assert!(scene.decide().waiting.is_empty());
+    scene.claim("a", 9, 0, &[], &[]);
+    let decision = scene.decide();
+    assert_eq!(decision.waiting.len(), 1);
 }

@@ -2,20 +2,46 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::{BlockUsage, Cidr, Family};
 
-/// How many blocks of `family` a node wants: one at least, and one more than it
-/// has while fewer than `watermark` of its addresses are free. `serving` are the
-/// blocks that it owns and hands out from.
+/// How many blocks of `family` a node wants: one at least, and so many more than it has
+/// that `watermark` addresses are free. `serving` are the blocks that it owns and hands
+/// out from; a new one is taken to be as large as those on average.
 pub fn wants_blocks(serving: &BTreeMap<Cidr, BlockUsage>, family: Family, watermark: u32) -> u32 {
     let of_family = || serving.iter().filter(|(block, _)| block.family() == family);
-    let owned = u32::try_from(of_family().count()).unwrap_or(u32::MAX);
+    let owned = u64::try_from(of_family().count()).unwrap_or(u64::MAX);
     let free: u64 = of_family().map(|(_, usage)| u64::from(usage.free)).sum();
-    if owned == 0 || free < u64::from(watermark) {
-        owned.saturating_add(1)
+    let used: u64 = of_family().map(|(_, usage)| u64::from(usage.used)).sum();
+    let size = (free + used).checked_div(owned).unwrap_or(0).max(1);
+    let missing = u64::from(watermark).saturating_sub(free);
+    let more = if owned == 0 {
+        1
     } else {
-        owned
+        missing.div_ceil(size)
+    };
+    u32::try_from(owned.saturating_add(more)).unwrap_or(u32::MAX)
+}
+
+/// How many blocks of `family` a node asks for that owns `owned`, those that it gives
+/// back left out, and hands out from `serving`, while `waiting` pods wait for an
+/// address. What it owns and does not serve now it will serve again.
+pub fn asks_for(
+    owned: u32,
+    serving: &BTreeMap<Cidr, BlockUsage>,
+    family: Family,
+    waiting: u32,
+) -> u32 {
+    let serve = serving.keys().filter(|c| c.family() == family).count();
+    match (owned, u32::try_from(serve).unwrap_or(u32::MAX)) {
+        (0, _) => 1,
+        (owned, 0) => owned,
+        (owned, serve) => {
+            let of_family = serving.iter().filter(|(c, _)| c.family() == family);
+            let watermark = watermark(of_family.map(|(_, usage)| usage), waiting);
+            wants_blocks(serving, family, watermark).saturating_add(owned.saturating_sub(serve))
+        }
     }
 }
 
@@ -42,6 +68,65 @@ pub fn surplus_block(
                 && free.saturating_sub(u64::from(usage.free)) >= 2 * u64::from(watermark)
         })
         .map(|(&block, _)| block)
+}
+
+/// Finds blocks that a node can spare, once they could be spared for long enough.
+#[derive(Debug, Clone)]
+pub struct Surplus {
+    after_ms: u64,
+    since: BTreeMap<Cidr, u64>,
+}
+
+impl Surplus {
+    /// A block counts as surplus when it was one for this long.
+    pub fn new(after: Duration) -> Self {
+        Self {
+            after_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+            since: BTreeMap::new(),
+        }
+    }
+
+    /// The next block to be given back, if its time has come. `serving` are the blocks
+    /// that the node hands out from; one that holds an address of `keep` stays.
+    pub fn due(
+        &mut self,
+        serving: &BTreeMap<Cidr, BlockUsage>,
+        keep: Option<IpAddr>,
+        now_ms: u64,
+    ) -> Option<Cidr> {
+        let mut rest = serving.clone();
+        let mut since = BTreeMap::new();
+        let mut due = None;
+        for family in Family::ALL {
+            while let Some(block) = surplus_block(&rest, family, keep, watermark(rest.values(), 0))
+            {
+                rest.remove(&block);
+                let at = self.since.get(&block).copied().unwrap_or(now_ms);
+                since.insert(block, at);
+                if due.is_none() && now_ms.saturating_sub(at) >= self.after_ms {
+                    due = Some(block);
+                }
+            }
+        }
+        self.since = since;
+        due
+    }
+
+    /// Whether there is a block whose time may come.
+    pub fn is_watching(&self) -> bool {
+        !self.since.is_empty()
+    }
+}
+
+/// How many addresses a node keeps free: a quarter of those that it owns, at most 16,
+/// and one for each pod that waits for one.
+pub fn watermark<'a>(usage: impl IntoIterator<Item = &'a BlockUsage>, waiting: u32) -> u32 {
+    let owned: u64 = usage
+        .into_iter()
+        .map(|block| u64::from(block.free) + u64::from(block.used))
+        .sum();
+    let quarter = u32::try_from((owned / 4).min(16)).unwrap_or(16);
+    quarter.saturating_add(waiting)
 }
 
 /// The first address of `block` that no reserved range holds: a node's own
@@ -78,6 +163,29 @@ mod tests {
         assert_eq!(wants_blocks(&one, Family::V4, 16), 1);
         assert_eq!(wants_blocks(&one, Family::V4, 17), 2);
         assert_eq!(wants_blocks(&one, Family::V6, 0), 1);
+    }
+
+    #[test]
+    fn all_blocks_that_are_missing_are_asked_for_at_once() {
+        let small = blocks(&[("10.0.0.0/28", 15, 0)]);
+        let watermark = watermark(small.values(), 95);
+        // 95 that wait and 3 to spare, from blocks of 15 addresses.
+        assert_eq!(wants_blocks(&small, Family::V4, watermark), 8);
+    }
+
+    #[test]
+    fn a_block_is_spared_when_it_was_dispensable_all_the_time() {
+        let mut surplus = Surplus::new(Duration::from_secs(600));
+        let keep = Some("10.0.0.0".parse().unwrap());
+        let two = |used| blocks(&[("10.0.0.0/26", 9, 54), ("10.0.0.64/26", used, 64 - used)]);
+        assert_eq!(surplus.due(&two(0), keep, 1000), None);
+        assert!(surplus.is_watching());
+        assert_eq!(surplus.due(&two(1), keep, 300_000), None);
+        assert!(!surplus.is_watching());
+        assert_eq!(surplus.due(&two(0), keep, 400_000), None);
+        assert_eq!(surplus.due(&two(0), keep, 999_999), None);
+        let due = surplus.due(&two(0), keep, 1_000_000);
+        assert_eq!(due.map(|b| b.to_string()).as_deref(), Some("10.0.0.64/26"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A block: a piece of a pool that belongs to one node.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::pool::{MAX_BLOCK_SIZE, is_unicast};
@@ -19,11 +21,18 @@ pub struct Block {
     pub pool: PoolName,
     /// The node that owns it.
     pub node: NodeName,
-    /// Counts the owners that this CIDR has had, so that a reader can tell a block
-    /// that came back from one that never left.
+    /// Greater than that of every earlier grant of this CIDR, so that a reader can
+    /// tell a block that came back from one that never left, and an owner of today
+    /// from one of the past.
     pub generation: u64,
     /// Where it is in its life.
     pub state: BlockState,
+    /// For how long after it last read this very record as active the owner may hand
+    /// out addresses, in milliseconds of its own clock. What stands here is a promise
+    /// that the controller keeps, whatever its flags say later: a block rests for at
+    /// least [`Block::rest`] before anybody else gets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_ms: Option<u64>,
     /// Unknown fields, kept.
     #[serde(flatten)]
     pub extra: Extra,
@@ -51,7 +60,28 @@ impl std::fmt::Display for BlockState {
     }
 }
 
+/// The trust that a record without the field stands for: what agents went by before
+/// there was one.
+const DEFAULT_TRUST: Duration = Duration::from_secs(240);
+
 impl Block {
+    /// The trust that goes with a quarantine: a fifth less, so that clocks which run
+    /// at different speeds change nothing.
+    pub fn trust_for(quarantine: Duration) -> u64 {
+        u64::try_from(quarantine.as_millis() * 4 / 5).unwrap_or(u64::MAX)
+    }
+
+    /// For how long the owner may hand out addresses after it read this record.
+    pub fn trust(&self) -> Duration {
+        self.trust_ms.map_or(DEFAULT_TRUST, Duration::from_millis)
+    }
+
+    /// How long the block must have rested before anybody else may have it.
+    pub fn rest(&self) -> Duration {
+        let trust = self.trust();
+        trust.saturating_add(trust / 4)
+    }
+
     /// A new, active block.
     pub fn new(cidr: Cidr, pool: PoolName, node: NodeName, generation: u64) -> Self {
         Self {
@@ -60,6 +90,7 @@ impl Block {
             node,
             generation,
             state: BlockState::Active,
+            trust_ms: None,
             extra: Extra::new(),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Extra, Kind, Record};
-use crate::{Cidr, Family, Invalid, NodeName};
+use crate::{Block, Family, Invalid, NodeName};
 
 /// What a node wants and how it fares. Written by that node's agent only; hangs
 /// on the agent's liveness lease, so that it is gone when the agent is.
@@ -20,10 +20,18 @@ pub struct Claim {
     pub agent_version: String,
     /// How many blocks the node wants to own.
     pub wants: PerFamily,
-    /// Blocks that the node gives back: it has no address of them in use and
-    /// hands none out.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub gives: Vec<Cidr>,
+    /// Blocks that the node gives back, by record name, each with the generation that
+    /// it gives: it has no address of them in use and hands none out ever again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub gives: BTreeMap<String, u64>,
+    /// Blocks that the node holds, by record name, with the generation that it was
+    /// granted: its proof of ownership where the store has forgotten.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub holds: BTreeMap<String, u64>,
+    /// Blocks of whose ownership the node was cut off for too long, with the
+    /// generation: it hands out nothing from them until they are granted anew.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub renews: BTreeMap<String, u64>,
     /// Addresses in use and free, for each block by its record name.
     #[serde(default)]
     pub blocks: BTreeMap<String, BlockUsage>,
@@ -80,6 +88,23 @@ pub struct Condition {
     pub message: String,
     /// When `status` last changed (RFC 3339).
     pub last_transition_time: String,
+}
+
+impl Claim {
+    /// Whether the node gives this very grant of the block back.
+    pub fn gives(&self, block: &Block) -> bool {
+        self.gives.get(&block.cidr.record_name()) == Some(&block.generation)
+    }
+
+    /// Whether the node wants this very grant of the block renewed.
+    pub fn renews(&self, block: &Block) -> bool {
+        self.renews.get(&block.cidr.record_name()) == Some(&block.generation)
+    }
+
+    /// The generation at which the node holds the block of this record name.
+    pub fn holds(&self, record_name: &str) -> Option<u64> {
+        self.holds.get(record_name).copied()
+    }
 }
 
 impl Record for Claim {

@@ -50,11 +50,19 @@ pub struct PoolStatus {
     pub blocks_total: u64,
     /// How many of them are free; saturates.
     pub blocks_free: u64,
+    /// No block that was ever freed had a greater generation: what makes generations
+    /// grow although a block's record goes when it is freed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub generation: u64,
 }
 
 /// How many addresses a block may hold. A node's working set of one block is kept
 /// in memory; this is far beyond what one machine runs, and keeps that bounded.
 pub(super) const MAX_BLOCK_SIZE: u128 = 1 << 16;
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
 
 fn yes() -> bool {
     true

@@ -52,6 +52,7 @@ fn the_schema_names_every_field_of_a_pool() {
         exhausted_since: Some("2026-01-01T00:00:00Z".into()),
         blocks_total: u64::MAX,
         blocks_free: 1,
+        generation: 0,
     });
     assert_whole::<AddressPoolSpec, AddressPoolStatus>(&pool);
 }
@@ -113,7 +114,9 @@ fn the_schema_names_every_field_of_a_claim() {
         host: "h".into(),
         agent_version: "0".into(),
         wants: PerFamily { v4: 1, v6: 2 },
-        gives: vec!["10.0.0.0/26".parse().unwrap()],
+        gives: [("10.0.0.0-26".to_owned(), 7)].into(),
+        holds: [("10.0.0.64-26".to_owned(), 8)].into(),
+        renews: Default::default(),
         blocks: [("10.0.0.0-26".to_owned(), usage)].into(),
         conditions: vec![Condition {
             r#type: "Ready".into(),

@@ -11,6 +11,7 @@ mod egress;
 mod libcni;
 mod memory;
 mod names;
+mod ownership;
 mod pools;
 mod privilege;
 mod reach;

@@ -1,12 +1,29 @@
-//! `viaductctl nodes`: who is in the network, and how they fare. Pure: it is handed
-//! a snapshot.
+//! `viaductctl nodes`: who is in the network, and how they fare. Listing is pure: it is
+//! handed a snapshot.
 
+pub(crate) mod delete;
+
+use clap::Subcommand;
 use serde_json::{Value, json};
 use viaduct_datastore::Named;
-use viaduct_model::{Claim, Node};
+use viaduct_model::{Claim, Node, NodeName};
 
 use crate::output::{record_json, table};
 use crate::snapshot::Snapshot;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// List the nodes, as when no verb is given
+    List,
+    /// Remove a node that will not come back: its blocks are free after the quarantine
+    ///
+    /// Refused while an agent runs for it. A node that comes back all the same stops
+    /// handing out addresses before others get its blocks, and registers anew.
+    Delete {
+        /// The node's name
+        name: NodeName,
+    },
+}
 
 const HEADINGS: [&str; 10] = [
     "NAME",

@@ -1,0 +1,189 @@
+//! A node that is away for longer than its blocks are kept for it: it stops handing out
+//! addresses before they are anybody else's, its pods go on until then, and when it
+//! returns they are cut off and reported.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use viaduct_e2e::{Raw, eventually, everybody_pings, viaductctl};
+use viaduct_lab::node::READY_TIMEOUT;
+use viaduct_lab::{Datastore, Echo, Lab, LabOptions, Node, Signal, in_lab, netns};
+use viaduct_model::Kind;
+
+/// Short limits: what a node reads is trusted for four seconds.
+const LIMITS: [&str; 4] = ["--reclaim-after", "2s", "--quarantine", "5s"];
+
+fn empty() -> LabOptions {
+    LabOptions {
+        nodes: 0,
+        pods: 0,
+        datastore: Datastore::Etcd,
+        ..LabOptions::default()
+    }
+}
+
+/// Two nodes with a pod each, and a controller that soon gives up on a node.
+fn short_lived(lab: &Lab) -> Result<()> {
+    let controller = lab.controller();
+    controller.kill(Signal::SIGKILL)?;
+    let mut args = controller.args();
+    args.extend(LIMITS.map(str::to_owned));
+    controller.set_args(args);
+    lab.start_controller()?;
+    for _ in 0..2 {
+        lab.add_node()?.add_pod("p1")?;
+    }
+    lab.await_ready(READY_TIMEOUT)?;
+    eventually(|| everybody_pings(&lab.pods()))
+}
+
+/// Drops everything between the node and the store.
+fn cut(node: &Node) -> Result<()> {
+    node.run("nft", &["add", "table", "inet", "cut"])?;
+    for (hook, port) in [("output", "dport"), ("input", "sport")] {
+        let chain = format!("{{ type filter hook {hook} priority 0; }}");
+        node.run("nft", &["add", "chain", "inet", "cut", hook, &chain])?;
+        let rule = [
+            "add", "rule", "inet", "cut", hook, "tcp", port, "2379", "drop",
+        ];
+        node.run("nft", &rule)?;
+    }
+    Ok(())
+}
+
+fn heal(node: &Node) -> Result<()> {
+    node.run("nft", &["delete", "table", "inet", "cut"])
+        .map(drop)
+}
+
+/// Who owns the block of the first node, if anybody does.
+fn owner(lab: &Lab) -> Result<Option<String>> {
+    let all = Raw::open(lab)?.all(Kind::Block)?;
+    let block = all.get("10.64.0.0-26");
+    Ok(block.and_then(|block| Some(block["node"].as_str()?.to_owned())))
+}
+
+/// Waits until the first block belongs to another node than `n1`.
+fn until_reassigned(lab: &Lab) -> Result<()> {
+    for _ in 0..600 {
+        if owner(lab)?.is_none() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    ensure!(owner(lab)?.is_none(), "the block is never free");
+    lab.add_node()?;
+    eventually(|| {
+        let owner = owner(lab)?;
+        ensure!(owner.as_deref() == Some("n3"), "it belongs to {owner:?}");
+        Ok(())
+    })
+}
+
+fn refuses(node: &Node) -> Result<()> {
+    let netns = netns::add("late")?;
+    let add = node.cni("ADD", "late", &netns)?;
+    let code = add.error_code();
+    node.cni("DEL", "late", &netns)?.check("DEL")?;
+    netns::remove("late")?;
+    ensure!(code == Some(11), "{add:?}");
+    Ok(())
+}
+
+/// Its old pod is cut off and reported, and new ones start from a block of its own.
+fn is_cut_off(lab: &Lab, node: &Node) -> Result<()> {
+    eventually(|| {
+        let cut = node.metric("viaduct_pods_cut_off ")?;
+        ensure!((cut - 1.0).abs() < 0.1, "{cut} pods are cut off");
+        let ready = node.readyz()?;
+        ensure!(
+            ready.body.contains("is cut off: its address 10.64.0."),
+            "{ready:?}"
+        );
+        let log = node.agent().log();
+        ensure!(log.contains("is cut off"), "{log}");
+        let status = viaductctl(lab, &["nodes"])?.worked()?;
+        ensure!(
+            status.contains("AddressesOwned=False(OwnedByAnother)"),
+            "{status}"
+        );
+        Ok(())
+    })?;
+    let pods = lab.pods();
+    let [old, peer] = &pods[..] else {
+        anyhow::bail!("{} pods", pods.len());
+    };
+    ensure!(
+        old.ping(peer.ip, Echo::default()).is_err(),
+        "its packets still arrive"
+    );
+    let netns = netns::add("new")?;
+    eventually(|| node.cni("ADD", "new", &netns)?.check("ADD").map(drop))?;
+    Ok(())
+}
+
+#[test]
+fn a_node_that_is_cut_off_stops_handing_out_addresses_and_is_isolated_when_it_returns() {
+    in_lab(empty(), |lab| {
+        short_lived(lab)?;
+        let node = lab.node("n1")?;
+        cut(&node)?;
+        // Before the block can be anybody else's.
+        let mut refused = false;
+        for _ in 0..60 {
+            refused = refuses(&node).is_ok();
+            if refused {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        ensure!(refused, "it goes on handing out addresses");
+        let owner = owner(lab)?;
+        ensure!(
+            owner.as_deref() == Some("n1"),
+            "it stopped too late: {owner:?}"
+        );
+        everybody_pings(&lab.pods()).context("its pods must go on")?;
+        until_reassigned(lab)?;
+        refuses(&node)?;
+        heal(&node)?;
+        is_cut_off(lab, &node)
+    });
+}
+
+#[test]
+fn an_agent_that_was_stopped_for_longer_than_the_limits_hands_out_nothing_of_the_past() {
+    in_lab(empty(), |lab| {
+        short_lived(lab)?;
+        let node = lab.node("n1")?;
+        node.agent().signal(Signal::SIGSTOP)?;
+        until_reassigned(lab)?;
+        node.agent().signal(Signal::SIGCONT)?;
+        let netns = netns::add("first")?;
+        let add = node.cni("ADD", "first", &netns)?;
+        let text = format!("{add:?}");
+        ensure!(
+            !text.contains("10.64.0.1/") && !text.contains("10.64.0.2/"),
+            "{text}"
+        );
+        node.cni("DEL", "first", &netns)?.check("DEL")?;
+        is_cut_off(lab, &node)
+    });
+}
+
+#[test]
+fn the_blocks_of_a_deleted_node_are_free_after_the_quarantine() {
+    in_lab(empty(), |lab| {
+        short_lived(lab)?;
+        let refused = viaductctl(lab, &["nodes", "delete", "n1"])?;
+        ensure!(
+            refused.code == Some(1) && refused.stderr.contains("an agent runs for it"),
+            "{refused:?}"
+        );
+        let node = lab.node("n1")?;
+        node.kill_agent(Signal::SIGTERM)?;
+        let said = viaductctl(lab, &["nodes", "delete", "n1"])?.worked()?;
+        ensure!(said.contains("10.64.0.0/26"), "{said}");
+        until_reassigned(lab)
+    });
+}

@@ -1,0 +1,520 @@
+//! The world: who acts next, what goes wrong, and what must always be so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use viaduct_controller::decide::Policy;
+use viaduct_controller::memory::LISTEN;
+use viaduct_model::{BlockState, Cidr, Kind, Pool};
+
+use crate::agent::{Agent, HandedOut, TTL};
+use crate::controller::Controller;
+use crate::rng::Rng;
+use crate::store::{Content, SimStore, all};
+
+/// Nodes.
+const NODES: usize = 20;
+
+/// How long a node that vanished keeps its blocks, in milliseconds.
+const RECLAIM: u64 = 60_000;
+
+/// How long a block rests, in milliseconds.
+const QUARANTINE: u64 = 20_000;
+
+/// Pods that a node has at most.
+const PODS: usize = 60;
+
+/// How often all faults end and everything must come right.
+const PEACE_EVERY: u64 = 150_000;
+
+/// What a run did, so that one that did nothing can be told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Steps.
+    pub steps: u64,
+    /// Addresses that were handed out.
+    pub handed_out: u64,
+    /// Times that the store was put back to a snapshot.
+    pub put_back: u64,
+    /// Times that it was not, because a node had lost its memory of a block.
+    pub not_put_back: u64,
+    /// Pods that were found to be cut off.
+    pub cut_off: u64,
+    /// Crashes of agents and controllers.
+    pub crashes: u64,
+    /// Machines that restarted.
+    pub reboots: u64,
+    /// Partitions.
+    pub partitions: u64,
+    /// Nodes that were deleted.
+    pub deleted: u64,
+    /// Times that everything had come right without faults.
+    pub peaces: u64,
+}
+
+/// A violation, with the step that it happened at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The step.
+    pub step: u64,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "step {}: {}", self.step, self.what)
+    }
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct World {
+    rng: Rng,
+    now: u64,
+    store: SimStore,
+    controllers: Vec<Controller>,
+    agents: Vec<Agent>,
+    snapshots: Vec<Content>,
+    put_back_at: Option<u64>,
+    tally: Tally,
+}
+
+impl World {
+    /// A new network, from a seed.
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let agents = (0..NODES)
+            .filter_map(|n| {
+                let name = format!("n{n:02}").parse().ok()?;
+                // Clocks run at different speeds.
+                Some(Agent::boot(name, 0, 95 + rng.under(11)))
+            })
+            .collect();
+        let mut world = Self {
+            rng,
+            now: 0,
+            store: SimStore::default(),
+            controllers: Vec::new(),
+            agents,
+            snapshots: Vec::new(),
+            put_back_at: None,
+            tally: Tally::default(),
+        };
+        for _ in 0..2 {
+            let controller = world.controller();
+            world.controllers.push(controller);
+        }
+        world
+    }
+
+    /// Runs `steps` steps.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn run(mut self, steps: u64) -> Result<Tally, Violation> {
+        let mut peace_at = PEACE_EVERY;
+        while self.tally.steps < steps {
+            self.step().map_err(|what| self.violation(what))?;
+            if self.tally.steps >= peace_at {
+                self.peace().map_err(|what| self.violation(what))?;
+                peace_at = self.tally.steps + PEACE_EVERY;
+            }
+        }
+        self.peace().map_err(|what| self.violation(what))?;
+        Ok(self.tally)
+    }
+
+    fn violation(&self, what: String) -> Violation {
+        Violation {
+            step: self.tally.steps,
+            what,
+        }
+    }
+
+    fn controller(&mut self) -> Controller {
+        // Whoever starts a controller on a store that was put back says so to it.
+        let restored = self
+            .put_back_at
+            .is_some_and(|at| self.now < at + QUARANTINE);
+        let quarantine = Duration::from_millis(QUARANTINE);
+        let policy = Policy {
+            bootstrap: pool().into_iter().collect(),
+            reclaim_after: Duration::from_millis(RECLAIM),
+            quarantine,
+            listen: if restored { quarantine } else { LISTEN },
+            refresh: Duration::from_secs(60),
+        };
+        Controller::start(policy, self.now, 95 + self.rng.under(11))
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        self.tally.steps += 1;
+        self.now += self.rng.under(30);
+        if self.rng.one_in(4_000) {
+            // Nothing happens for a while, nowhere.
+            self.now += self.rng.under(2 * QUARANTINE);
+        }
+        {
+            let mut inner = self.store.lock();
+            inner.now = self.now;
+            inner.expire();
+        }
+        match self.rng.under(1000) {
+            0..300 => {
+                let n = self.rng.index(self.controllers.len());
+                if let Some(controller) = self.controllers.get_mut(n) {
+                    controller.step(&self.store, self.now, &mut self.rng, true);
+                }
+                Ok(())
+            }
+            300..985 => {
+                let n = self.rng.index(self.agents.len());
+                let act = self.rng.under(12);
+                self.act(n, act, true)
+            }
+            _ => {
+                self.fault();
+                Ok(())
+            }
+        }
+    }
+
+    /// One thing that one agent does.
+    fn act(&mut self, n: usize, act: u64, faults: bool) -> Result<(), String> {
+        let (now, store) = (self.now, self.store.clone());
+        let Some(agent) = self.agents.get_mut(n) else {
+            return Ok(());
+        };
+        if !agent.is_awake(now) {
+            return Ok(());
+        }
+        match act {
+            0..3 if agent.connected => {
+                let at_most = if faults {
+                    1 + self.rng.index(6)
+                } else {
+                    usize::MAX
+                };
+                let taken = agent.hear(&store, now, at_most);
+                let lost = agent.pods.values().filter(|a| agent.is_foreign(**a, now));
+                self.tally.cut_off += lost.count() as u64;
+                if let Some(cidr) = taken.first() {
+                    return Err(format!(
+                        "node {} was told that its block {cidr} is another's while it was trusted",
+                        agent.name
+                    ));
+                }
+                self.exclusive(n)
+            }
+            3..6 => {
+                agent.read(&store, now, &mut self.rng, faults);
+                self.exclusive(n)
+            }
+            6..8 if agent.pods.len() < PODS => match agent.add(now) {
+                Some(handed) => self.handed_out(n, handed),
+                None => Ok(()),
+            },
+            8 => {
+                agent.del(now, &mut self.rng);
+                if self.rng.one_in(20) {
+                    agent.sate();
+                }
+                if self.rng.one_in(60) {
+                    // A whole deployment ends.
+                    while agent.del(now, &mut self.rng).is_some() {}
+                }
+                Ok(())
+            }
+            9..11 => {
+                agent.claim(&store, now, &mut self.rng, faults);
+                Ok(())
+            }
+            11 => {
+                agent.give(now);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Nobody else may hand out addresses from a block that this node may hand them out
+    /// from.
+    fn exclusive(&self, n: usize) -> Result<(), String> {
+        let Some(agent) = self.agents.get(n) else {
+            return Ok(());
+        };
+        let clock = agent.clock(self.now);
+        for (cidr, until) in agent.tenure.terms() {
+            if until.is_none_or(|until| until <= clock) {
+                continue;
+            }
+            for (m, other) in self.agents.iter().enumerate() {
+                if m != n && other.tenure.serves(&cidr, other.clock(self.now)) {
+                    return Err(format!(
+                        "nodes {} and {} both hand out addresses of block {cidr}",
+                        agent.name, other.name
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An address was handed out: nobody else has it who could know better, and the
+    /// block is the node's.
+    fn handed_out(&mut self, n: usize, handed: HandedOut) -> Result<(), String> {
+        self.tally.handed_out += 1;
+        let Some(agent) = self.agents.get(n) else {
+            return Ok(());
+        };
+        let address = handed.address;
+        if agent.pods.values().filter(|a| **a == address).count() != 1 {
+            return Err(format!("node {} has two pods with {address}", agent.name));
+        }
+        for (m, other) in self.agents.iter().enumerate() {
+            let has = m != n && other.pods.values().any(|a| *a == address);
+            if has
+                && other.is_awake(self.now)
+                && other.is_current(&self.store)
+                && !other.is_foreign(address, self.now)
+            {
+                return Err(format!(
+                    "node {} hands out {address}, which a pod on node {} has and keeps",
+                    agent.name, other.name
+                ));
+            }
+        }
+        let inner = self.store.lock();
+        let block = agent
+            .tenure
+            .terms()
+            .into_keys()
+            .find(|c| c.contains(address));
+        let Some((cidr, &(proved_at, epoch))) =
+            block.and_then(|cidr| Some((cidr, agent.proofs.get(&cidr)?)))
+        else {
+            return Err(format!("node {} hands out {address} unproved", agent.name));
+        };
+        if epoch != inner.epoch {
+            // The store was put back since; what it says is no measure.
+            return Ok(());
+        }
+        let Some(record) = inner.blocks.get(&cidr) else {
+            return Err(format!(
+                "node {} hands out {address}, and block {cidr} is free",
+                agent.name
+            ));
+        };
+        if record.node != agent.name || record.state == BlockState::Releasing {
+            return Err(format!(
+                "node {} hands out {address}, and block {cidr} is {} of {}",
+                agent.name, record.state, record.node
+            ));
+        }
+        let quarantined_at = inner.quarantined_at.get(&cidr).copied().unwrap_or(0);
+        if record.state == BlockState::Quarantined && proved_at > quarantined_at {
+            return Err(format!(
+                "node {} hands out {address} of block {cidr}, which it read as quarantined",
+                agent.name
+            ));
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self) {
+        let n = self.rng.index(self.agents.len());
+        let c = self.rng.index(self.controllers.len());
+        let span = self.rng.under(2 * QUARANTINE);
+        let long = self.rng.under(2 * (RECLAIM + QUARANTINE));
+        let kind = self.rng.under(100);
+        let now = self.now;
+        let Some(agent) = self.agents.get_mut(n) else {
+            return;
+        };
+        match kind {
+            0..8 => {
+                agent.up = false;
+                self.tally.crashes += 1;
+            }
+            8..20 => agent.restart(now),
+            20..24 if self.put_back_at.is_none_or(|at| now > at + 4 * QUARANTINE) => {
+                agent.reboot(now);
+                self.tally.reboots += 1;
+            }
+            24..32 => agent.asleep_until = now + span,
+            32..34 => agent.asleep_until = now + long,
+            34..42 => {
+                agent.connected = false;
+                agent.cut();
+                self.tally.partitions += 1;
+            }
+            42..60 => agent.connected = true,
+            60..64 => agent.cut(),
+            64..72 => {
+                self.tally.crashes += 1;
+                let fresh = self.controller();
+                if let Some(old) = self.controllers.get_mut(c) {
+                    *old = fresh;
+                }
+            }
+            72..80 => {
+                if let Some(controller) = self.controllers.get_mut(c) {
+                    controller.leads = !controller.leads;
+                }
+            }
+            80..83 => {
+                if let Some(controller) = self.controllers.get_mut(c) {
+                    controller.connected = !controller.connected;
+                    controller.cut();
+                }
+            }
+            83..86 if !agent.up => {
+                let name = agent.name.as_str().to_owned();
+                let mut inner = self.store.lock();
+                if inner.get(Kind::Claim, &name).is_none() {
+                    // Nothing is expected, so it cannot be turned down.
+                    let _ = inner.delete(Kind::Node, &name, None);
+                    self.tally.deleted += 1;
+                }
+            }
+            86..88 => {
+                let content = self.store.lock().content.clone();
+                if self.snapshots.len() > 3 {
+                    self.snapshots.remove(0);
+                }
+                self.snapshots.push(content);
+            }
+            88 => self.put_back(),
+            _ => {}
+        }
+    }
+
+    /// Puts the store back to a snapshot, however old.
+    ///
+    /// Not where a node that owned a block then has lost its memory of it since (a reboot)
+    /// and another owns it now: that is a known limit (docs/adr/0122).
+    fn put_back(&mut self) {
+        if self.snapshots.is_empty() || !self.rng.one_in(3) {
+            return;
+        }
+        let at = self.rng.index(self.snapshots.len());
+        let Some(content) = self.snapshots.get(at).cloned() else {
+            return;
+        };
+        let then = all(&content);
+        let today = self.store.lock().blocks.clone();
+        let remembered = then.iter().all(|(cidr, block)| {
+            let same = today.get(cidr).is_some_and(|now| now.node == block.node);
+            let owner = self.agents.iter().find(|a| a.name == block.node);
+            same || owner.is_some_and(|owner| {
+                owner.tenure.is_held(cidr) || owner.tenure.is_over(cidr, block.generation)
+            })
+        });
+        if !remembered {
+            self.tally.not_put_back += 1;
+            return;
+        }
+        let told = self.controllers.iter().all(|c| c.is_current(&self.store));
+        self.store.lock().put_back(content, TTL);
+        self.put_back_at = Some(self.now);
+        self.tally.put_back += 1;
+        // Controllers that had seen all go on; else they are started anew, as the manual
+        // says.
+        if !told || self.rng.one_in(2) {
+            for n in 0..self.controllers.len() {
+                let fresh = self.controller();
+                if let Some(old) = self.controllers.get_mut(n) {
+                    *old = fresh;
+                }
+            }
+        }
+    }
+
+    /// Without faults everything comes right: every block is free or served by its owner,
+    /// and every node has one as long as the pool has.
+    fn peace(&mut self) -> Result<(), String> {
+        for agent in &mut self.agents {
+            agent.asleep_until = 0;
+            agent.connected = true;
+            if !agent.up {
+                agent.restart(self.now);
+            }
+        }
+        for (n, controller) in self.controllers.iter_mut().enumerate() {
+            controller.connected = true;
+            controller.leads = n == 0;
+        }
+        let until = self.now + RECLAIM + 4 * QUARANTINE;
+        while self.now < until {
+            self.now += 500;
+            {
+                let mut inner = self.store.lock();
+                inner.now = self.now;
+                inner.expire();
+            }
+            for n in 0..self.agents.len() {
+                for act in [0, 3, 3, 3, 9, 9, 11] {
+                    self.tally.steps += 1;
+                    self.act(n, act, false)?;
+                }
+                if let Some(agent) = self.agents.get_mut(n) {
+                    agent.sate();
+                    let foreign = |a: &IpAddr| agent.is_foreign(*a, self.now);
+                    if agent.pods.values().any(foreign) {
+                        agent.del(self.now, &mut self.rng);
+                    }
+                }
+            }
+            for _ in 0..20 {
+                for controller in &mut self.controllers {
+                    self.tally.steps += 1;
+                    controller.step(&self.store, self.now, &mut self.rng, false);
+                }
+            }
+        }
+        self.settled()?;
+        self.tally.peaces += 1;
+        Ok(())
+    }
+
+    /// Whether everything has come right.
+    fn settled(&self) -> Result<(), String> {
+        let inner = self.store.lock();
+        let mut served: BTreeMap<&str, BTreeSet<Cidr>> = BTreeMap::new();
+        for (cidr, block) in &inner.blocks {
+            let owner = self.agents.iter().find(|a| a.name == block.node);
+            let serves = owner.is_some_and(|a| a.tenure.serves(cidr, a.clock(self.now)));
+            if !serves {
+                return Err(format!(
+                    "block {cidr} is lost: {} of {} (generation {}), who does not serve it: {}",
+                    block.state,
+                    block.node,
+                    block.generation,
+                    owner.map_or_else(String::new, |a| a.describe(cidr, self.now))
+                ));
+            }
+            served.entry(block.node.as_str()).or_default().insert(*cidr);
+        }
+        for agent in &self.agents {
+            let blocks = served.remove(agent.name.as_str()).unwrap_or_default();
+            if blocks.is_empty() {
+                return Err(format!("node {} has no block", agent.name));
+            }
+            let within = |a: &&IpAddr| !blocks.iter().any(|cidr| cidr.contains(**a));
+            if let Some(address) = agent.pods.values().find(within) {
+                return Err(format!(
+                    "a pod of node {} has {address}, which is in no block of it",
+                    agent.name
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn pool() -> Option<(viaduct_model::PoolName, Pool)> {
+    let cidr: Cidr = "10.0.0.0/21".parse().ok()?;
+    Some(("default".parse().ok()?, Pool::new(cidr, Some(28))))
+}
