@@ -11,7 +11,7 @@ use viaduct_model::{Claim, ClusterView, Tenure};
 
 use crate::clock::now_ms;
 use crate::egress::EgressReport;
-use crate::node::{self, Hold, Identity};
+use crate::node::{self, Findings, Hold, Identity};
 use crate::state::{AddressUsage, DataplaneReport, UnderlayTrouble};
 
 /// How seldom counts of used addresses are written: each write costs the store an
@@ -54,8 +54,10 @@ impl Sources {
                 tenure: &self.tenure.borrow(),
                 now_ms: now_ms(),
             },
-            &report,
-            &self.trouble.borrow(),
+            Findings {
+                report: &report,
+                trouble: &self.trouble.borrow(),
+            },
             previous,
             &now,
         );
@@ -150,6 +152,7 @@ mod tests {
             gives: BTreeMap::new(),
             holds: BTreeMap::new(),
             renews: BTreeMap::new(),
+            ended: 0,
             blocks: BTreeMap::from([("10.64.0.0-26".to_owned(), BlockUsage { used, free: 0 })]),
             conditions: Vec::new(),
             extra: BTreeMap::new(),

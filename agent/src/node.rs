@@ -78,6 +78,15 @@ pub struct Hold<'a> {
     pub now_ms: u64,
 }
 
+/// What is the matter with this node, as its tasks found.
+#[derive(Debug, Clone, Copy)]
+pub struct Findings<'a> {
+    /// How the kernel compares.
+    pub report: &'a DataplaneReport,
+    /// What is the matter with the underlay.
+    pub trouble: &'a UnderlayTrouble,
+}
+
 /// The Claim that this agent wants to stand in the store.
 ///
 /// `previous` gives conditions the time of their last transition; `now` is
@@ -87,11 +96,11 @@ pub fn claim(
     view: Option<&ClusterView>,
     usage: &AddressUsage,
     hold: Hold<'_>,
-    report: &DataplaneReport,
-    trouble: &UnderlayTrouble,
+    findings: Findings<'_>,
     previous: Option<&Claim>,
     now: &str,
 ) -> Claim {
+    let Findings { report, trouble } = findings;
     let gives = hold.tenure.gives();
     // What is given back must not be asked for at the same time.
     let kept = |block: &&Block| !gives.contains_key(&block.cidr.record_name());
@@ -123,6 +132,7 @@ pub fn claim(
         },
         holds: hold.tenure.holds(used, hold.now_ms),
         renews: hold.tenure.renews(hold.now_ms),
+        ended: hold.tenure.ended(),
         // What is given away is not counted among ours any more.
         blocks: usage
             .blocks
@@ -484,8 +494,10 @@ mod tests {
                 tenure: &Tenure::new(name()),
                 now_ms: 0,
             },
-            report,
-            &UnderlayTrouble::default(),
+            Findings {
+                report,
+                trouble: &UnderlayTrouble::default(),
+            },
             previous,
             now,
         )

@@ -110,6 +110,8 @@ pub struct AddressUsage {
     pub waiting: u32,
     /// Blocks that nothing is handed out from.
     pub draining: BTreeSet<Cidr>,
+    /// The round of the tenure that this goes by.
+    pub heeds: u64,
     /// The node's own address, whose block is not given back.
     pub keep: Option<IpAddr>,
     /// Pods that are cut off because their address belongs to another node, by link.

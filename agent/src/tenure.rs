@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use viaduct_datastore::records::decode;
 use viaduct_datastore::store::SharedStore;
 use viaduct_model::addresses::Surplus;
 use viaduct_model::{Block, Cidr, ClusterView, Kind, NodeName, Tenure};
 
-use crate::clock::now_ms;
+use crate::clock::{boot_id, now_ms};
 use crate::run_dir::write_atomically;
 use crate::state::AddressUsage;
 
@@ -30,7 +31,7 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 /// How long after a read that failed the next one is begun, in milliseconds.
 const RETRY_MS: u64 = 500;
 
-/// How often the surplus is looked at.
+/// The least time between two looks at the surplus that nothing called for.
 const LOOK_MS: u64 = 1000;
 
 /// What the keeper works with.
@@ -55,20 +56,37 @@ pub struct Keeper {
 pub fn load(run_dir: &Path, node: &NodeName) -> Tenure {
     let path = run_dir.join(FILE);
     let left = match std::fs::read(&path) {
-        Ok(text) => serde_json::from_slice::<Tenure>(&text).map_err(|e| e.to_string()),
+        Ok(text) => serde_json::from_slice::<Written>(&text).map_err(|e| e.to_string()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Tenure::new(node.clone());
         }
         Err(error) => Err(error.to_string()),
     };
     match left {
-        Ok(tenure) if tenure.is_of(node, now_ms()) => tenure,
+        // Also on a disk that outlasts a reboot: what a clock of another boot says is nothing.
+        Ok(left)
+            if left.boot_id.is_some()
+                && left.boot_id == boot_id()
+                && left.tenure.is_of(node, now_ms()) =>
+        {
+            left.tenure
+        }
         Ok(_) => Tenure::new(node.clone()),
         Err(error) => {
             tracing::warn!(%error, path = %path.display(), "which blocks this node held cannot be read; it asks for them anew");
             Tenure::new(node.clone())
         }
     }
+}
+
+/// The file's content.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Written {
+    /// The boot whose clock the times are of.
+    boot_id: Option<String>,
+    #[serde(flatten)]
+    tenure: Tenure,
 }
 
 /// The answer to one read.
@@ -168,10 +186,9 @@ impl Task {
         // When a trust runs out, the claim and the dataplane have to hear of it.
         let lapses = self.tenure.terms().into_values().flatten();
         wake = lapses.filter(|at| *at > now).fold(wake, u64::min);
-        if self.surplus.is_watching() {
-            wake = wake.min(now + LOOK_MS);
-        }
-        wake
+        // At once would be a loop where a surplus block has to stay for another reason.
+        let due = self.surplus.due_at().map(|at| at.max(now + LOOK_MS));
+        due.map_or(wake, |at| wake.min(at))
     }
 
     fn answered(&mut self, answer: Answer) {
@@ -190,8 +207,9 @@ impl Task {
     /// any more, and once the CNI server has said so, and that it is empty still, it is
     /// given back for good.
     fn give_surplus(&mut self, usage: &AddressUsage) {
-        for cidr in self.tenure.withheld() {
-            if !usage.draining.contains(&cidr) {
+        for (cidr, round) in self.tenure.withheld() {
+            // What it said before it heard of that says nothing: it may have handed one out.
+            if usage.heeds < round || !usage.draining.contains(&cidr) {
                 continue;
             }
             if usage.blocks.get(&cidr).is_some_and(|block| block.used == 0) {
@@ -221,7 +239,11 @@ impl Task {
     fn publish(&mut self) {
         if self.tenure != self.written {
             let path = self.keeper.run_dir.join(FILE);
-            let written = serde_json::to_vec(&self.tenure)
+            let content = Written {
+                boot_id: boot_id(),
+                tenure: self.tenure.clone(),
+            };
+            let written = serde_json::to_vec(&content)
                 .map_err(std::io::Error::other)
                 .and_then(|text| write_atomically(&path, &text));
             match written {

@@ -54,9 +54,10 @@ pub(crate) fn snapshot() -> Snapshot {
         host: "h".to_owned(),
         agent_version: "0.1.0".to_owned(),
         wants: PerFamily { v4: 2, v6: 0 },
-        gives: BTreeMap::new(),
-        holds: BTreeMap::new(),
-        renews: BTreeMap::new(),
+        gives: Default::default(),
+        holds: Default::default(),
+        renews: Default::default(),
+        ended: 1,
         blocks: [("10.64.0.0-26".to_owned(), BlockUsage { used: 60, free: 3 })].into(),
         conditions: vec![Condition {
             r#type: "BlocksAvailable".to_owned(),

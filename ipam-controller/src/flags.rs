@@ -14,6 +14,9 @@ use crate::memory::LISTEN;
 /// How long a pool's counts may be out of date.
 const REFRESH: Duration = Duration::from_secs(60);
 
+/// The shortest quarantine: nodes read their blocks' records five times in it.
+const LEAST_QUARANTINE: Duration = Duration::from_secs(1);
+
 /// Gives every node of a Viaduct overlay network its blocks of pod addresses.
 ///
 /// Any number of controllers may run; one leads and the others stand by. Every
@@ -119,8 +122,17 @@ impl Flags {
     /// How the user wants it.
     ///
     /// # Errors
-    /// When `--pool` or `--block-size` makes no pool.
+    /// When `--pool` or `--block-size` makes no pool, or `--quarantine` is no rest.
     pub fn policy(&self) -> Result<Policy, Invalid> {
+        if self.quarantine < LEAST_QUARANTINE {
+            return Err(Invalid::new(
+                "flag",
+                "--quarantine",
+                humantime::format_duration(self.quarantine),
+                "1s at least, because a node that is cut off stops handing out addresses after four \
+                 fifths of it",
+            ));
+        }
         Ok(Policy {
             bootstrap: self.bootstrap()?,
             reclaim_after: self.reclaim_after,
@@ -222,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn pools_that_make_no_sense_are_refused_by_flag_and_value() {
+    fn pools_and_times_that_make_no_sense_are_refused_by_flag_and_value() {
         for (args, flag, hint) in [
             (&["--pool", "fd00::/48"][..], "--pool", "IPv4"),
             (&["--pool", "10.0.0.0/16,10.1.0.0/16"], "--pool", "IPv6"),
@@ -238,6 +250,8 @@ mod tests {
                 "24 to 32",
             ),
             (&["--block-size", "26"], "--block-size", "--pool"),
+            (&["--quarantine", "0s"], "--quarantine", "1s at least"),
+            (&["--quarantine", "900ms"], "--quarantine", "900ms"),
             (
                 &["--pool", "10.0.0.0/16,fd00::/48,fd01::/48"],
                 "--pool",

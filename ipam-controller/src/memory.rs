@@ -35,6 +35,8 @@ pub struct Memory {
     begun: bool,
     /// The greatest generation seen of each block, also of those that are gone.
     generations: BTreeMap<Cidr, u64>,
+    /// The greatest generation that any node said is over.
+    ended: u64,
     /// Active blocks and their generations at the last look.
     seen: BTreeMap<Cidr, (u64, BlockState)>,
     /// How often the list of blocks was told anew.
@@ -74,6 +76,7 @@ impl Memory {
             self.saw(*cidr, *generation);
         }
         for claim in view.claims.values() {
+            self.ended = self.ended.max(claim.record.ended);
             for (name, generation) in &claim.record.holds {
                 if let Some(cidr) = Cidr::from_record_name(name) {
                     self.saw(cidr, *generation);
@@ -99,7 +102,9 @@ impl Memory {
     /// The generation of a block that is about to be granted.
     pub fn next_generation(&self, view: &View, cidr: &Cidr) -> u64 {
         let seen = self.generations.get(cidr).copied().unwrap_or(0);
-        seen.max(freed_generation(view)).saturating_add(1)
+        seen.max(freed_generation(view))
+            .max(self.ended)
+            .saturating_add(1)
     }
 
     /// Whether the store says less than it said before, or less than agents know.

@@ -88,6 +88,7 @@ impl Cluster {
             gives: BTreeMap::new(),
             holds: BTreeMap::new(),
             renews: BTreeMap::new(),
+            ended: 0,
             blocks: BTreeMap::new(),
             conditions: Vec::new(),
             extra: BTreeMap::new(),

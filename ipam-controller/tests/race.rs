@@ -289,6 +289,7 @@ impl World {
             gives,
             holds: BTreeMap::new(),
             renews: BTreeMap::new(),
+            ended: 0,
             conditions: Vec::new(),
             extra: BTreeMap::new(),
         };

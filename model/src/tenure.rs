@@ -97,9 +97,13 @@ pub struct Tenure {
     /// Records that name us as the owner under a grant that is over.
     #[serde(skip)]
     ghosts: BTreeMap<Cidr, u64>,
-    /// Held blocks that are about to be given back; may still be taken back.
+    /// Held blocks that are about to be given back, each with the round in which that was
+    /// begun; may still be taken back.
     #[serde(skip)]
-    withheld: BTreeSet<Cidr>,
+    withheld: BTreeMap<Cidr, u64>,
+    /// How often a block was withheld.
+    #[serde(skip)]
+    round: u64,
 }
 
 impl Tenure {
@@ -111,7 +115,8 @@ impl Tenure {
             giving: BTreeSet::new(),
             over: BTreeMap::new(),
             ghosts: BTreeMap::new(),
-            withheld: BTreeSet::new(),
+            withheld: BTreeMap::new(),
+            round: 0,
         }
     }
 
@@ -157,15 +162,22 @@ impl Tenure {
     /// Hands out nothing from a block that may be given back, or goes on.
     pub fn withhold(&mut self, cidr: &Cidr, withheld: bool) {
         if withheld && self.held.contains_key(cidr) {
-            self.withheld.insert(*cidr);
+            self.round += 1;
+            self.withheld.insert(*cidr, self.round);
         } else {
             self.withheld.remove(cidr);
         }
     }
 
-    /// Blocks that may be given back next.
-    pub fn withheld(&self) -> BTreeSet<Cidr> {
+    /// Blocks that may be given back next, once whoever hands out addresses goes by a
+    /// tenure of this [`Tenure::round`] and they are empty still.
+    pub fn withheld(&self) -> BTreeMap<Cidr, u64> {
         self.withheld.clone()
+    }
+
+    /// How often a block was withheld so far.
+    pub fn round(&self) -> u64 {
+        self.round
     }
 
     /// Gives a block back for good. It has no address in use, and none is handed out
@@ -188,7 +200,7 @@ impl Tenure {
             .filter(|held| {
                 held.word == Word::Active
                     && !self.giving.contains(cidr)
-                    && !self.withheld.contains(cidr)
+                    && !self.withheld.contains_key(cidr)
             })
             .and_then(Held::until_ms)
     }
@@ -238,6 +250,11 @@ impl Tenure {
             })
             .map(|(cidr, held)| (cidr.record_name(), held.generation))
             .collect()
+    }
+
+    /// The greatest generation of a grant of ours that is over.
+    pub fn ended(&self) -> u64 {
+        self.over.values().copied().max().unwrap_or(0)
     }
 
     /// Blocks that we hold although an older record names another owner: pods on them

@@ -22,6 +22,8 @@ pub(super) struct Addresses {
     /// Until when each block serves by our hold on it; `None`: nobody keeps count, as in
     /// tests.
     terms: Option<BTreeMap<Cidr, Option<u64>>>,
+    /// The round of the hold that `terms` are of.
+    heeds: u64,
     keep: Option<IpAddr>,
 }
 
@@ -37,6 +39,7 @@ impl Addresses {
             manager,
             blocks: BTreeMap::new(),
             terms: None,
+            heeds: 0,
             keep: None,
         }
     }
@@ -44,6 +47,7 @@ impl Addresses {
     /// Takes over the hold on the blocks.
     pub(super) fn hold(&mut self, tenure: &Tenure) {
         self.terms = Some(tenure.terms());
+        self.heeds = tenure.round();
     }
 
     /// Takes over the node's blocks and what is reserved; says whether the blocks
@@ -133,6 +137,11 @@ impl Addresses {
             .filter(draining)
             .map(|(cidr, _)| *cidr)
             .collect()
+    }
+
+    /// The round of the hold that counts.
+    pub(super) fn heeds(&self) -> u64 {
+        self.heeds
     }
 
     /// The node's own address.

@@ -301,6 +301,7 @@ impl Owner {
             starved: self.starved,
             waiting: u32::try_from(self.hungry.len()).unwrap_or(u32::MAX),
             draining: self.addresses.draining(),
+            heeds: self.addresses.heeds(),
             keep: self.addresses.keep(),
             foreign: self.foreign.clone(),
         };

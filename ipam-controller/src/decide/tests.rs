@@ -99,6 +99,7 @@ impl Scene {
                 .collect(),
             holds: BTreeMap::new(),
             renews: BTreeMap::new(),
+            ended: 0,
             blocks: reports
                 .iter()
                 .map(|c| (c.parse::<Cidr>().unwrap().record_name(), Default::default()))
@@ -594,6 +595,19 @@ fn of_two_that_hold_a_block_the_later_grant_wins_unless_the_records_owner_confir
     assert_eq!(scene.actions(), ["10.0.0.0/26 restored to b as 6"]);
     scene.says("a", |c| _ = c.holds.insert(key(A), 1));
     assert!(!scene.actions().iter().any(|a| a.contains("restored")));
+}
+
+#[test]
+fn a_grant_is_newer_than_all_that_its_node_knows_to_be_over() {
+    let mut scene = Scene::new(&[("p", "10.0.0.0/24", 26)]);
+    scene.node("a");
+    scene.says("a", |claim| claim.ended = 9);
+    let decision = scene.decide();
+    let generation = decision.actions.iter().find_map(|action| match action {
+        Action::CreateBlock(block) => Some(block.generation),
+        _ => None,
+    });
+    assert_eq!(generation, Some(10));
 }
 
 #[test]

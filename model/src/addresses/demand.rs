@@ -112,9 +112,10 @@ impl Surplus {
         due
     }
 
-    /// Whether there is a block whose time may come.
-    pub fn is_watching(&self) -> bool {
-        !self.since.is_empty()
+    /// When the next block's time comes, if it can be spared for as long.
+    pub fn due_at(&self) -> Option<u64> {
+        let since = self.since.values().min()?;
+        Some(since.saturating_add(self.after_ms))
     }
 }
 
@@ -179,9 +180,9 @@ mod tests {
         let keep = Some("10.0.0.0".parse().unwrap());
         let two = |used| blocks(&[("10.0.0.0/26", 9, 54), ("10.0.0.64/26", used, 64 - used)]);
         assert_eq!(surplus.due(&two(0), keep, 1000), None);
-        assert!(surplus.is_watching());
+        assert!(surplus.due_at().is_some());
         assert_eq!(surplus.due(&two(1), keep, 300_000), None);
-        assert!(!surplus.is_watching());
+        assert!(surplus.due_at().is_none());
         assert_eq!(surplus.due(&two(0), keep, 400_000), None);
         assert_eq!(surplus.due(&two(0), keep, 999_999), None);
         let due = surplus.due(&two(0), keep, 1_000_000);

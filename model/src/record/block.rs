@@ -68,7 +68,10 @@ impl Block {
     /// The trust that goes with a quarantine: a fifth less, so that clocks which run
     /// at different speeds change nothing.
     pub fn trust_for(quarantine: Duration) -> u64 {
-        u64::try_from(quarantine.as_millis() * 4 / 5).unwrap_or(u64::MAX)
+        // The API server's integers are signed.
+        const MOST: u64 = i64::MAX as u64;
+        let trust = quarantine.as_millis() * 4 / 5;
+        u64::try_from(trust).unwrap_or(MOST).min(MOST)
     }
 
     /// For how long the owner may hand out addresses after it read this record.

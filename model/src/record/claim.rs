@@ -32,6 +32,10 @@ pub struct Claim {
     /// generation: it hands out nothing from them until they are granted anew.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub renews: BTreeMap<String, u64>,
+    /// The greatest generation of a grant of this node that is over: what is granted from
+    /// now on has a greater one, also where the store was put back to before it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ended: u64,
     /// Addresses in use and free, for each block by its record name.
     #[serde(default)]
     pub blocks: BTreeMap<String, BlockUsage>,
@@ -88,6 +92,10 @@ pub struct Condition {
     pub message: String,
     /// When `status` last changed (RFC 3339).
     pub last_transition_time: String,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Claim {

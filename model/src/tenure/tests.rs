@@ -95,6 +95,7 @@ fn a_block_with_another_owner_is_over_and_does_not_come_back_by_itself() {
     let mut tenure = proved();
     told(&mut tenure, &[block("b", 6, BlockState::Active)], 200);
     assert!(!tenure.is_held(&cidr()) && tenure.disputed(200).is_empty());
+    assert_eq!(tenure.ended(), 5);
     // A store that was put back names us once more.
     told(&mut tenure, &[ours(5)], 300);
     assert!(!tenure.is_held(&cidr()));
@@ -162,6 +163,22 @@ fn a_gift_is_never_taken_back() {
     told(&mut tenure, &[ours(6)], 500);
     tenure.read(cidr(), Some(&ours(6)), 500);
     assert!(tenure.serves(&cidr(), 500));
+}
+
+#[test]
+fn a_block_is_withheld_in_a_round_of_its_own_each_time() {
+    let mut tenure = proved();
+    tenure.withhold(&cidr(), true);
+    assert!(!tenure.serves(&cidr(), 200));
+    assert_eq!(tenure.withheld()[&cidr()], tenure.round());
+    tenure.withhold(&cidr(), false);
+    assert!(tenure.serves(&cidr(), 200) && tenure.withheld().is_empty());
+    let before = tenure.round();
+    tenure.withhold(&cidr(), true);
+    assert!(
+        tenure.withheld()[&cidr()] > before,
+        "what was said of the first time does not count for the second"
+    );
 }
 
 #[test]

@@ -136,7 +136,7 @@ impl Agent {
     pub fn restart(&mut self, now: u64) {
         self.tenure = self.disk.clone();
         // What was not given yet is forgotten.
-        for cidr in self.tenure.withheld() {
+        for cidr in self.tenure.withheld().into_keys() {
             self.tenure.withhold(&cidr, false);
         }
         self.view = None;
@@ -374,7 +374,7 @@ impl Agent {
     /// Gives surplus blocks back, in the keeper's two steps.
     pub fn give(&mut self, now: u64) {
         let clock = self.clock(now);
-        for cidr in self.tenure.withheld() {
+        for cidr in self.tenure.withheld().into_keys() {
             let usage = self.manager.usage();
             if usage.get(&cidr).is_some_and(|block| block.used == 0) {
                 self.tenure.give(cidr);
@@ -462,9 +462,10 @@ impl Agent {
             wants: PerFamily { v4: wants, v6: 0 },
             holds: self.tenure.holds(used, clock),
             renews: self.tenure.renews(clock),
+            ended: self.tenure.ended(),
             blocks: usage
-                .iter()
-                .map(|(cidr, _)| (cidr.record_name(), Default::default()))
+                .keys()
+                .map(|cidr| (cidr.record_name(), Default::default()))
                 .filter(|(name, _)| !gives.contains_key(name))
                 .collect(),
             gives,

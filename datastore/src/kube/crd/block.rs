@@ -50,6 +50,12 @@ pub(in crate::kube) const SHAPE: Shape = Shape {
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.node == oldSelf.node || self.generation > oldSelf.generation")
+        .message("a block goes to another node by a new grant only, of a greater generation"),
+    validation = Rule::new("self.generation > oldSelf.generation || (has(self.trustMs) == has(oldSelf.trustMs) && (!has(self.trustMs) || self.trustMs == oldSelf.trustMs))")
+        .message("trustMs: what a grant promises is changed by a new grant only, of a greater generation"),
+)]
 pub struct AddressBlockSpec {
     /// The addresses.
     #[x_kube(validation = Rule::new("self == oldSelf").message("a block's cidr cannot be changed"))]
@@ -60,14 +66,18 @@ pub struct AddressBlockSpec {
     pub pool: String,
     /// The node that owns it.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("a block never changes hands: it is freed and given anew"))]
     pub node: String,
-    /// Counts the owners that this cidr has had.
+    /// Greater than that of every earlier grant of this cidr.
     #[schemars(range(min = 0))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("a block's generation cannot be changed"))]
+    #[x_kube(validation = Rule::new("self >= oldSelf").message("a block's generation only grows"))]
     pub generation: i64,
     /// Where it is in its life.
     pub state: BlockStateText,
+    /// For how long, in milliseconds, the owner may hand out addresses after it last read
+    /// this record as active: a promise that the controller keeps before it frees the block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub trust_ms: Option<i64>,
 }
 
 /// Where a block is in its life.

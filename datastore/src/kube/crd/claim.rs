@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::shared::{CidrText, StatusCondition, conditions};
+use super::shared::{StatusCondition, conditions};
 use crate::kube::resource::{Map, Shape};
 
 /// How a Claim record is laid out as an object: what it asks for is the spec, how it
@@ -95,10 +95,24 @@ pub struct BlockClaimSpec {
     pub agent_version: String,
     /// How many blocks the node wants to own.
     pub wants: WantedBlocks,
-    /// Blocks that the node gives back.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1024))]
-    pub gives: Vec<CidrText>,
+    /// Blocks that the node gives back, by name, each with the generation of the grant.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 1024))]
+    pub gives: BTreeMap<String, i64>,
+    /// Blocks that the node holds, by name, each with the generation of the grant: its proof
+    /// where the records have been lost.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 65536))]
+    pub holds: BTreeMap<String, i64>,
+    /// Blocks that the node was cut off from for too long, by name, each with the generation
+    /// of the grant that is to be made anew.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 65536))]
+    pub renews: BTreeMap<String, i64>,
+    /// The greatest generation of a grant of this node that is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub ended: Option<i64>,
 }
 
 /// A count for each address family.

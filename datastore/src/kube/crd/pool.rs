@@ -139,6 +139,10 @@ pub struct AddressPoolStatus {
     /// How many of them are free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocks_free: Option<i64>,
+    /// No block that was ever freed had a greater generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub generation: Option<i64>,
     /// What is the matter with it, if anything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]

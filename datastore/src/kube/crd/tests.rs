@@ -52,7 +52,7 @@ fn the_schema_names_every_field_of_a_pool() {
         exhausted_since: Some("2026-01-01T00:00:00Z".into()),
         blocks_total: u64::MAX,
         blocks_free: 1,
-        generation: 0,
+        generation: 7,
     });
     assert_whole::<AddressPoolSpec, AddressPoolStatus>(&pool);
 }
@@ -65,6 +65,7 @@ fn the_schema_names_every_field_and_state_of_a_block() {
         "n".parse().unwrap(),
         7,
     );
+    block.trust_ms = Some(240_000);
     for state in [
         BlockState::Active,
         BlockState::Releasing,
@@ -116,7 +117,8 @@ fn the_schema_names_every_field_of_a_claim() {
         wants: PerFamily { v4: 1, v6: 2 },
         gives: [("10.0.0.0-26".to_owned(), 7)].into(),
         holds: [("10.0.0.64-26".to_owned(), 8)].into(),
-        renews: Default::default(),
+        renews: [("10.0.0.128-26".to_owned(), 9)].into(),
+        ended: 9,
         blocks: [("10.0.0.0-26".to_owned(), usage)].into(),
         conditions: vec![Condition {
             r#type: "Ready".into(),
