@@ -8,6 +8,7 @@ mod conflicts;
 mod demo;
 mod drift;
 mod egress;
+mod growth;
 mod libcni;
 mod memory;
 mod names;

@@ -2,16 +2,21 @@
 //! addresses before they are anybody else's, its pods go on until then, and when it
 //! returns they are cut off and reported.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use viaduct_e2e::{Raw, eventually, everybody_pings, viaductctl};
+use viaduct_lab::cni::Outcome;
 use viaduct_lab::node::READY_TIMEOUT;
-use viaduct_lab::{Datastore, Echo, Lab, LabOptions, Node, Signal, in_lab, netns};
+use viaduct_lab::{Datastore, Echo, Lab, LabOptions, Node, Pod, Signal, in_lab, netns};
 use viaduct_model::Kind;
 
 /// Short limits: what a node reads is trusted for four seconds.
 const LIMITS: [&str; 4] = ["--reclaim-after", "2s", "--quarantine", "5s"];
+
+/// Where the lab's etcd has its files.
+const DIR: &str = "/run/lab/store";
 
 fn empty() -> LabOptions {
     LabOptions {
@@ -90,6 +95,21 @@ fn refuses(node: &Node) -> Result<()> {
     Ok(())
 }
 
+/// CHECK as a runtime calls it.
+fn check(node: &Node, pod: &Pod) -> Result<Outcome> {
+    let mut config = node.cni_config();
+    config["prevResult"] = pod.result.clone();
+    let netns = pod.netns.display().to_string();
+    let env = [
+        ("CNI_COMMAND", "CHECK"),
+        ("CNI_CONTAINERID", pod.container_id.as_str()),
+        ("CNI_NETNS", &netns),
+        ("CNI_IFNAME", viaduct_lab::cni::IFNAME),
+        ("CNI_PATH", "/nowhere"),
+    ];
+    node.cni_raw(&env, &serde_json::to_vec(&config)?)
+}
+
 /// Its old pod is cut off and reported, and new ones start from a block of its own.
 fn is_cut_off(lab: &Lab, node: &Node) -> Result<()> {
     eventually(|| {
@@ -116,6 +136,11 @@ fn is_cut_off(lab: &Lab, node: &Node) -> Result<()> {
     ensure!(
         old.ping(peer.ip, Echo::default()).is_err(),
         "its packets still arrive"
+    );
+    let check = check(node, old)?;
+    ensure!(
+        !check.succeeded() && check.stdout.contains("is cut off"),
+        "{check:?}"
     );
     let netns = netns::add("new")?;
     eventually(|| node.cni("ADD", "new", &netns)?.check("ADD").map(drop))?;
@@ -185,5 +210,98 @@ fn the_blocks_of_a_deleted_node_are_free_after_the_quarantine() {
         let said = viaductctl(lab, &["nodes", "delete", "n1"])?.worked()?;
         ensure!(said.contains("10.64.0.0/26"), "{said}");
         until_reassigned(lab)
+    });
+}
+
+/// The lab's etcd, put back to `snapshot`, which is taken by [`snapshot`].
+fn put_back(lab: &Lab, snapshot: &str) -> Result<()> {
+    lab.store().kill()?;
+    let script = format!(
+        "set -e; cd {DIR}; rm -rf restored; \
+         etcdctl snapshot restore {snapshot} --data-dir restored --name lab \
+           --initial-cluster lab=$PEER --initial-advertise-peer-urls $PEER; \
+         chown -R --reference=etcd restored; rm -rf etcd; mv restored etcd"
+    );
+    let done = Command::new("sh")
+        .args(["-c", &script])
+        .env("ETCDCTL_API", "3")
+        .env("PEER", peer(lab)?)
+        .output()?;
+    ensure!(done.status.success(), "{done:?}");
+    lab.store().restart()
+}
+
+fn snapshot(lab: &Lab, file: &str) -> Result<()> {
+    let endpoints = lab.store().etcd_endpoints().context("no etcd")?;
+    let done = Command::new("etcdctl")
+        .args(["snapshot", "save", &format!("{DIR}/{file}")])
+        .env("ETCDCTL_API", "3")
+        .env("ETCDCTL_ENDPOINTS", endpoints)
+        .output()?;
+    ensure!(done.status.success(), "{done:?}");
+    Ok(())
+}
+
+/// Where the lab's etcd listens for others of its kind.
+fn peer(lab: &Lab) -> Result<String> {
+    let daemon = lab.store().daemon().context("no etcd")?;
+    let args = daemon.args();
+    let at = args.iter().position(|a| a == "--listen-peer-urls");
+    let url = at.and_then(|at| args.get(at + 1)).context("no peer URL")?;
+    Ok(url.clone())
+}
+
+/// The generation and owner of a block.
+fn grant(lab: &Lab, cidr: &str) -> Result<(u64, String)> {
+    let all = Raw::open(lab)?.all(Kind::Block)?;
+    let block = all.values().find(|block| block["cidr"] == cidr);
+    let block = block.with_context(|| format!("block {cidr} has no record"))?;
+    let owner = block["node"].as_str().unwrap_or_default().to_owned();
+    Ok((block["generation"].as_u64().unwrap_or(0), owner))
+}
+
+#[test]
+fn blocks_that_a_restored_etcd_does_not_know_go_back_to_the_agents_that_hold_them() {
+    in_lab(empty(), |lab| {
+        short_lived(lab)?;
+        snapshot(lab, "old")?;
+        let third = lab.add_node()?;
+        third.add_pod("p1")?;
+        let held = "10.64.0.128/26";
+        let (before, owner) = grant(lab, held)?;
+        ensure!(owner == "n3", "{owner}");
+
+        let controller = lab.controller();
+        controller.kill(Signal::SIGTERM)?;
+        put_back(lab, "old")?;
+        ensure!(
+            grant(lab, held).is_err(),
+            "the snapshot knows what came after it"
+        );
+        // Somebody who wants a block is there before anything is put right.
+        lab.new_node()?.start_agent()?;
+        let mut args = controller.args();
+        args.push("--restored".to_owned());
+        controller.set_args(args);
+        lab.start_controller()?;
+
+        eventually(|| {
+            let (now, owner) = grant(lab, held)?;
+            ensure!(owner == "n3", "it was given to {owner}");
+            ensure!(now > before, "generation {now} after {before}");
+            Ok(())
+        })?;
+        // Nobody lost a block, and the new node gets another.
+        lab.await_ready(READY_TIMEOUT)?;
+        let mut owners: Vec<String> = Raw::open(lab)?.blocks_by_node()?.into_keys().collect();
+        owners.sort();
+        ensure!(owners == ["n1", "n2", "n3", "n4"], "{owners:?}");
+        eventually(|| everybody_pings(&lab.pods()))?;
+        for node in lab.nodes() {
+            let cut = node.metric("viaduct_pods_cut_off ")?;
+            ensure!(cut < 0.1, "{cut} pods of {} are cut off", node.name());
+            eventually(|| node.add_pod("late").map(drop))?;
+        }
+        eventually(|| everybody_pings(&lab.pods()))
     });
 }
