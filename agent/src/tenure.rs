@@ -93,8 +93,8 @@ struct Written {
 struct Answer {
     cidr: Cidr,
     asked_ms: u64,
-    /// `None`: nobody can tell.
-    record: Option<Option<Block>>,
+    /// What stands there, or why nobody can tell.
+    record: Result<Option<Block>, String>,
 }
 
 struct Task {
@@ -108,6 +108,8 @@ struct Task {
     /// When to try again what failed.
     retry: BTreeMap<Cidr, u64>,
     answers: mpsc::Sender<Answer>,
+    /// Why records cannot be read, as it was logged last.
+    failure: Option<String>,
 }
 
 impl Keeper {
@@ -123,6 +125,7 @@ impl Keeper {
             reading: BTreeSet::new(),
             retry: BTreeMap::new(),
             answers,
+            failure: None,
         };
         let (mut view, mut usage) = (task.keeper.view.clone(), task.keeper.usage.clone());
         view.mark_changed();
@@ -153,6 +156,8 @@ impl Task {
     fn read_due(&mut self) -> u64 {
         let now = now_ms();
         let mut wake = now + 60_000;
+        let tenure = &self.tenure;
+        self.retry.retain(|cidr, _| tenure.is_held(cidr));
         for (cidr, due) in self.tenure.reads_due() {
             if self.reading.contains(&cidr) {
                 continue;
@@ -194,12 +199,24 @@ impl Task {
     fn answered(&mut self, answer: Answer) {
         self.reading.remove(&answer.cidr);
         match answer.record {
-            Some(record) => {
+            Ok(record) => {
                 self.retry.remove(&answer.cidr);
                 self.tenure
                     .read(answer.cidr, record.as_ref(), answer.asked_ms);
+                if self.retry.is_empty() && self.failure.take().is_some() {
+                    tracing::info!("the records of this node's blocks can be read again");
+                }
             }
-            None => drop(self.retry.insert(answer.cidr, now_ms() + RETRY_MS)),
+            Err(failure) => {
+                self.retry.insert(answer.cidr, now_ms() + RETRY_MS);
+                if self.failure.as_ref() != Some(&failure) {
+                    tracing::warn!(
+                        block = %answer.cidr,
+                        "{failure}; addresses of the block are handed out until its trust is over"
+                    );
+                    self.failure = Some(failure);
+                }
+            }
         }
     }
 
@@ -269,13 +286,19 @@ impl Task {
     }
 }
 
-/// Reads one block's record; `None` when that fails.
-async fn read(store: &SharedStore, cidr: Cidr) -> Option<Option<Block>> {
+/// Reads one block's record, or says why that fails.
+async fn read(store: &SharedStore, cidr: Cidr) -> Result<Option<Block>, String> {
     let name = cidr.record_name();
     let asked = tokio::time::timeout(READ_LIMIT, store.get(Kind::Block, &name));
     match asked.await {
-        Ok(Ok(None)) => Some(None),
-        Ok(Ok(Some(entry))) => Some(Some(decode::<Block>(&entry).ok()?.record)),
-        Ok(Err(_)) | Err(_) => None,
+        Ok(Ok(None)) => Ok(None),
+        Ok(Ok(Some(entry))) => match decode::<Block>(&entry) {
+            Ok(named) => Ok(Some(named.record)),
+            Err(invalid) => Err(invalid.to_string()),
+        },
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!(
+            "the datastore does not answer for {READ_LIMIT:?} when asked for a block"
+        )),
     }
 }
