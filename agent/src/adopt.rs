@@ -92,7 +92,7 @@ pub async fn run(
             Some(seen) => {
                 let tenure = tenure.borrow().clone();
                 once(&store, &node, (seen, &tenure), &mut cidrs).await
-            },
+            }
             None => Ok(None),
         };
         let pause = match outcome {

@@ -252,6 +252,14 @@ impl Tenure {
             .collect()
     }
 
+    /// What a grant of this block that is to be believed has as its generation at least.
+    pub fn next_generation(&self, cidr: &Cidr) -> u64 {
+        let held = self.held.get(cidr).map(|held| held.generation);
+        held.max(self.over.get(cidr).copied())
+            .unwrap_or(0)
+            .saturating_add(1)
+    }
+
     /// The greatest generation of a grant of ours that is over.
     pub fn ended(&self) -> u64 {
         self.over.values().copied().max().unwrap_or(0)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use viaduct_controller::decide::Policy;
 use viaduct_controller::memory::LISTEN;
+use viaduct_datastore::NodeCidrs;
 use viaduct_model::{BlockState, Cidr, Kind, Pool};
 
 use crate::agent::{Agent, HandedOut, TTL};
@@ -143,6 +144,7 @@ impl World {
             bootstrap: pool().into_iter().collect(),
             reclaim_after: Duration::from_millis(RECLAIM),
             quarantine,
+            node_cidrs: NodeCidrs::Off,
             listen: if restored { quarantine } else { LISTEN },
             refresh: Duration::from_secs(60),
         };
