@@ -23,6 +23,9 @@ pub(crate) struct Cluster {
 /// The nodes' names.
 pub(crate) const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
+/// Where the API server is.
+const API_SERVER: &str = "--server=https://172.30.0.10:6443";
+
 /// The address of a node on the underlay.
 pub(crate) fn address(node: &str) -> String {
     let place = NODES.iter().position(|n| *n == node).unwrap_or_default();
@@ -85,6 +88,29 @@ impl Cluster {
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         let output = self.kubectl_command(arguments).output();
         judge(output, || format!("kubectl {}", arguments.join(" ")))
+    }
+
+    /// What kubectl prints when it has no credentials but those in its arguments.
+    ///
+    /// # Errors
+    /// When it fails, with what it says.
+    pub(crate) fn kubectl_as(&self, arguments: &[&str]) -> Result<String> {
+        let authority = self.run.join("pki/ca.crt");
+        let authority = format!("--certificate-authority={}", authority.display());
+        let mut all = vec!["--kubeconfig=/dev/null", API_SERVER, authority.as_str()];
+        all.extend(arguments);
+        let output = self.in_room(&self.program("kubectl"), &all).output();
+        // Not the token.
+        judge(output, || "kubectl with a token".to_owned())
+    }
+
+    /// What the API server wrote down of Viaduct's calls.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn audit_log(&self) -> Result<String> {
+        let path = self.run.join("control/audit.log");
+        fs::read_to_string(&path).with_context(|| path.display().to_string())
     }
 
     /// What kubectl prints with something on its standard input.

@@ -4,6 +4,7 @@
 mod crowd;
 mod outages;
 mod pairs;
+mod permissions;
 mod rollout;
 mod services;
 mod talk;
@@ -42,6 +43,10 @@ pub(crate) const ALL: &[Check] = &[
     always(
         "the agents have NET_ADMIN and no other capability",
         rollout::privileges,
+    ),
+    once(
+        "an agent's token writes nothing that is another node's",
+        permissions::stolen_token,
     ),
     always(
         "a Deployment of 12 pods spreads over the nodes",
@@ -97,4 +102,8 @@ pub(crate) const ALL: &[Check] = &[
         crowd::second_pool,
     ),
     once("110 pods on one node start at once", crowd::starts),
+    once(
+        "every permission was used, and no call was denied",
+        permissions::audited,
+    ),
 ];
