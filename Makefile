@@ -11,12 +11,13 @@
 #   make image   the container image as an OCI archive, without a container engine
 #   make kube-bins  Kubernetes and what it needs, built once into a cache (11 CPU minutes)
 #   make test-kube-store  the store's suite on a real API server of Kubernetes
+#   make manifests  deploy/viaduct.yaml anew, from the kustomizations
 #   make bench   Viaduct beside the alternatives, as ratios
 #   make deps    what the above need and apt has (called by them)
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all build shim demo test test-vm test-kube test-kube-store kube-bins image soak lint bench deps clean
+.PHONY: all build shim demo test test-vm test-kube test-kube-store kube-bins image manifests soak lint bench deps clean
 
 HOST_TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 MUSL_TARGET := $(subst -gnu,-musl,$(HOST_TARGET))
@@ -67,7 +68,12 @@ kube-bins:
 
 # The programs of Kubernetes are built once, into a cache outside of here.
 test-kube-store:
+	KUBECTL="$$(tests/kube/build.sh)/bin/kubectl" deploy/generate.sh --check
 	VIADUCT_KUBE_BINS="$$(tests/kube/build.sh)/bin" cargo test --locked -p viaduct-datastore -p viaduct-controller --test kube
+
+# deploy/viaduct.yaml from the overlay vxlan.
+manifests:
+	KUBECTL=$${KUBECTL:-$$(tests/kube/build.sh)/bin/kubectl} deploy/generate.sh
 
 # PROXIES=iptables for one mode of kube-proxy only.
 test-kube: build

@@ -12,6 +12,7 @@ log=target/test-kube.log
 step() { printf '\n-- kube: %s (%ss since the start)\n' "$1" "$SECONDS"; }
 
 step "Kubernetes $(basename "$(tests/kube/build.sh)")"
+KUBECTL=$(tests/kube/build.sh)/bin/kubectl deploy/generate.sh --check
 deploy/image/build.sh "$image"
 failed=0
 for proxy in ${PROXIES:-iptables nftables}; do

@@ -12,6 +12,7 @@ need iptables iptables
 need nft nftables
 need conntrack conntrack
 need jq jq
+need curl curl
 need openssl openssl
 need python3 python3-minimal
 need dpkg-deb dpkg

@@ -24,7 +24,7 @@ pub(crate) struct Cluster {
 pub(crate) const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
 /// Where the API server is.
-const API_SERVER: &str = "--server=https://172.30.0.10:6443";
+const API_SERVER: &str = "https://172.30.0.10:6443";
 
 /// The address of a node on the underlay.
 pub(crate) fn address(node: &str) -> String {
@@ -90,18 +90,30 @@ impl Cluster {
         judge(output, || format!("kubectl {}", arguments.join(" ")))
     }
 
-    /// What kubectl prints when it has no credentials but those in its arguments.
+    /// What the API server answers to a server-side apply by whoever has that token.
     ///
     /// # Errors
-    /// When it fails, with what it says.
-    pub(crate) fn kubectl_as(&self, arguments: &[&str]) -> Result<String> {
-        let authority = self.run.join("pki/ca.crt");
-        let authority = format!("--certificate-authority={}", authority.display());
-        let mut all = vec!["--kubeconfig=/dev/null", API_SERVER, authority.as_str()];
-        all.extend(arguments);
-        let output = self.in_room(&self.program("kubectl"), &all).output();
+    /// When it does not answer.
+    pub(crate) fn patch_as(&self, token: &str, path: &str, what: &str) -> Result<String> {
+        let authority = self.run.join("pki/ca.crt").display().to_string();
+        let bearer = format!("Authorization: Bearer {token}");
+        let arguments = [
+            "-sS",
+            "-X",
+            "PATCH",
+            "--cacert",
+            &authority,
+            "-H",
+            &bearer,
+            "-H",
+            "Content-Type: application/apply-patch+yaml",
+            "--data-binary",
+            what,
+            &format!("{API_SERVER}{path}"),
+        ];
+        let output = self.in_room("curl", &arguments).output();
         // Not the token.
-        judge(output, || "kubectl with a token".to_owned())
+        judge(output, || format!("curl {path}"))
     }
 
     /// What the API server wrote down of Viaduct's calls.

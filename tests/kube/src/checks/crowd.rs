@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::WEB;
+use super::permissions::elsewhere;
 use super::rollout::NAMESPACE;
 use crate::cluster::{Cluster, NODES};
 use crate::{pods, wait};
@@ -41,7 +42,7 @@ pub(super) fn starts(cluster: &Cluster) -> Result<String> {
 
 pub(super) fn second_pool(cluster: &Cluster) -> Result<String> {
     cluster.apply("tests/kube/manifests/crowd.yaml")?;
-    viaductctl(cluster, &["pools", "disable", "default"])?;
+    disable(cluster, true)?;
     scale(cluster, MORE)?;
     // As many start as the node's blocks have addresses for, and no more.
     let stuck = wait::until(PATIENCE, || {
@@ -54,12 +55,11 @@ pub(super) fn second_pool(cluster: &Cluster) -> Result<String> {
     if stuck >= MORE {
         bail!("{stuck} pods run although no block was to be had");
     }
-    let second = ["pools", "create", "second", "--cidr", "10.245.0.0/16"];
-    viaductctl(cluster, &second)?;
+    second(cluster)?;
     ready(cluster, MORE)?;
     everybody_answers(cluster, MORE)?;
     empty(cluster)?;
-    viaductctl(cluster, &["pools", "enable", "default"])?;
+    disable(cluster, false)?;
     Ok(format!(
         "{stuck} of {MORE} ran, all after the second pool came"
     ))
@@ -111,7 +111,32 @@ fn everybody_answers(cluster: &Cluster, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// viaductctl in an agent's container.
+/// Whether nodes get blocks of the first pool.
+fn disable(cluster: &Cluster, disabled: bool) -> Result<()> {
+    if elsewhere() {
+        let verb = if disabled { "disable" } else { "enable" };
+        return viaductctl(cluster, &["pools", verb, "default"]).map(drop);
+    }
+    let patch = format!(r#"{{"spec":{{"disabled":{disabled}}}}}"#);
+    let arguments = ["patch", "addresspool", "default", "--type=merge", "-p"];
+    cluster
+        .kubectl(&[&arguments[..], &[&patch]].concat())
+        .map(drop)
+}
+
+/// Another pool.
+fn second(cluster: &Cluster) -> Result<()> {
+    if elsewhere() {
+        let create = ["pools", "create", "second", "--cidr", "10.245.0.0/16"];
+        return viaductctl(cluster, &create).map(drop);
+    }
+    let pool = r#"{"apiVersion":"viaduct.dev/v1alpha1","kind":"AddressPool",
+        "metadata":{"name":"second"},"spec":{"cidr":"10.245.0.0/16"}}"#;
+    cluster.kubectl_with(&["apply", "-f", "-"], pool).map(drop)
+}
+
+/// viaductctl in an agent's container, which reaches etcd as the agent does; in the
+/// Kubernetes API an agent may not write pools.
 fn viaductctl(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     let exec = [
         "-n",
