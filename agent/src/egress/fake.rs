@@ -13,6 +13,8 @@ use super::tool::{Firewall, ToolError};
 pub(crate) struct FakeFirewall {
     pub(crate) table: Option<Ruleset>,
     pub(crate) lists: usize,
+    /// Raised by transactions, and by whoever tampers with the table if the test says so.
+    pub(crate) generation: u32,
     pub(crate) transactions: Vec<String>,
     /// Fails everything with this.
     pub(crate) broken: Option<ToolError>,
@@ -55,6 +57,10 @@ impl Firewall for &'static std::sync::Mutex<FakeFirewall> {
         fake.broken.clone().map_or(Ok(table), Err)
     }
 
+    fn generation(&mut self) -> Option<u32> {
+        Some(self.lock().unwrap().generation)
+    }
+
     async fn apply(&mut self, transaction: String) -> Result<(), ToolError> {
         let mut fake = self.lock().unwrap();
         fake.judge(&transaction)?;
@@ -62,6 +68,7 @@ impl Firewall for &'static std::sync::Mutex<FakeFirewall> {
             return Err(ToolError::Refused("No such file or directory".into()));
         }
         fake.table = applied(fake.table.take(), &transaction);
+        fake.generation += 1;
         fake.transactions.push(transaction);
         Ok(())
     }

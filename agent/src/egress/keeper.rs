@@ -24,6 +24,17 @@ pub struct Outcome {
     pub repairs: u64,
 }
 
+/// Whether the kernel is listed though something is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// No: only what is wanted has changed.
+    No,
+    /// If anybody has changed any table since ours was last seen to be right: an audit.
+    IfChanged,
+    /// Yes: what is remembered is to be doubted.
+    Yes,
+}
+
 /// The comparison and what it remembers.
 #[derive(Debug)]
 pub struct Keeper<F> {
@@ -32,6 +43,8 @@ pub struct Keeper<F> {
     known: Known,
     /// The same while it is doubted: what differs from it now, somebody else has done.
     left: Known,
+    /// The generation that the last listing that was right saw, or an older one.
+    seen: Option<u32>,
     /// Whether the last listing could not be read, for which the table is made anew
     /// once and not again and again.
     unreadable: bool,
@@ -58,17 +71,35 @@ impl<F: Firewall> Keeper<F> {
             firewall,
             known: None,
             left: None,
+            seen: None,
             unreadable: false,
             speaks: false,
             dialect: BTreeMap::new(),
         }
     }
 
-    /// Compares and changes; `look` says that memory is to be doubted.
-    pub async fn run(&mut self, wanted: Option<Ruleset>, look: bool) -> Outcome {
+    /// Somebody has deleted the table: that needs no listing.
+    pub fn deleted(&mut self) {
+        self.doubt();
+        self.known = Some(None);
+    }
+
+    fn doubt(&mut self) {
+        if let Some(known) = self.known.take() {
+            // What was deleted meanwhile is nothing that we have left so.
+            self.left = self.left.take().or(Some(known));
+        }
+    }
+
+    /// Compares and changes.
+    pub async fn run(&mut self, wanted: Option<Ruleset>, look: Look) -> Outcome {
         let mut outcome = Outcome::default();
-        if look && self.known.is_some() {
-            self.left = self.known.take();
+        if match look {
+            Look::No => false,
+            Look::IfChanged => self.seen.is_none() || self.seen != self.firewall.generation(),
+            Look::Yes => true,
+        } {
+            self.doubt();
         }
         match self.try_run(wanted, &mut outcome).await {
             Ok(verified) => outcome.verified = verified,
@@ -85,6 +116,11 @@ impl<F: Firewall> Keeper<F> {
         let mut written = false;
         for _ in 0..PASSES {
             let remembered = self.known.is_some();
+            // Before the listing: what changes meanwhile is younger.
+            let generation = match remembered {
+                true => None,
+                false => self.firewall.generation(),
+            };
             let listed = match self.known.take() {
                 Some(known) => known,
                 None => match self.list().await {
@@ -108,6 +144,7 @@ impl<F: Firewall> Keeper<F> {
             let Some(change) = change(wanted.as_ref(), listed.as_ref()) else {
                 self.speaks |= !remembered && wanted.is_some();
                 self.known = Some(wanted);
+                self.seen = generation.or(self.seen);
                 return Ok(true);
             };
             if written && self.learn(wanted.as_ref(), listed.as_ref()) {

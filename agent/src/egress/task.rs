@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::change::{Change, transaction};
-use super::keeper::{Keeper, Outcome};
+use super::keeper::{Keeper, Look, Outcome};
 use super::masquerade;
 use super::ruleset::{TABLE, TableFamily};
 use super::tool::{Firewall, ToolError};
@@ -24,13 +24,10 @@ use crate::kernel::NetlinkError;
 use crate::kernel::nftables::{Seen, TableMonitor};
 use crate::state::NodeState;
 
-/// How often the table is listed though nothing called for it, in seconds. Jittered,
-/// lest all nodes do it at once. Rarely, because it costs a process and every change is
-/// told, lost notifications too.
-const AUDIT_SECONDS: std::ops::Range<f64> = 270.0..330.0;
-
-/// The same while nothing is heard.
-const DEAF_AUDIT_SECONDS: std::ops::Range<f64> = 54.0..66.0;
+/// How often the kernel is asked whether anything has changed though nothing called for
+/// it, in seconds. Jittered, lest all nodes do it at once. Only if it has, the table is
+/// listed, which costs a process.
+const AUDIT_SECONDS: std::ops::Range<f64> = 54.0..66.0;
 
 /// When changes of our own are looked at.
 const VERIFY: Duration = Duration::from_secs(1);
@@ -102,14 +99,14 @@ impl Egress {
                     };
                     let begun = Instant::now();
                     let outcome = keeper.run(wanted, look).await;
+                    schedule.ended(&outcome, begun.elapsed());
                     match watcher.drain() {
                         Ok(seen) if seen.lost || seen.transactions > outcome.writes => {
-                            schedule.look();
+                            heed(seen, &mut keeper, &mut schedule);
                         }
                         Ok(_) => {}
                         Err(error) => tracing::error!(%error, "nftables' notifications fail"),
                     }
-                    schedule.ended(&outcome, begun.elapsed());
                     self.report.send_if_modified(|report| tell(report, outcome));
                 }
                 changed = self.state.changed() => match changed {
@@ -117,17 +114,26 @@ impl Egress {
                     Err(_) => return,
                 },
                 seen = watcher.next(), if hears => match seen {
-                    Ok(_) => schedule.look(),
+                    Ok(seen) => heed(seen, &mut keeper, &mut schedule),
                     Err(error) => {
                         // The audit still finds what is no longer told.
                         tracing::error!(%error, "nftables' notifications have ended");
                         hears = false;
-                        schedule.audit = DEAF_AUDIT_SECONDS;
                         schedule.look();
                     }
                 },
             }
         }
+    }
+}
+
+/// Somebody else has touched the table.
+fn heed<F: Firewall>(seen: Seen, keeper: &mut Keeper<F>, schedule: &mut Schedule) {
+    if seen.gone && !seen.lost {
+        keeper.deleted();
+        schedule.compare();
+    } else {
+        schedule.look();
     }
 }
 
@@ -168,51 +174,63 @@ fn tell(report: &mut EgressReport, outcome: Outcome) -> bool {
 
 /// When the next comparison begins, and whether it has to look.
 struct Schedule {
-    wanted: Instant,
-    earliest: Instant,
-    audit: std::ops::Range<f64>,
-    allowance: Allowance,
+    /// When what is wanted is compared with memory.
+    compare_at: Option<Instant>,
     /// From when on memory is to be doubted.
-    look_at: Instant,
+    look_at: Option<Instant>,
+    audit_at: Instant,
+    /// Not before.
+    earliest: Instant,
+    allowance: Allowance,
     failed: Backoff,
+}
+
+/// The earlier one.
+fn sooner(one: Option<Instant>, other: Instant) -> Option<Instant> {
+    Some(one.map_or(other, |one| one.min(other)))
 }
 
 impl Schedule {
     fn new() -> Self {
         let now = Instant::now();
         Self {
-            wanted: now,
+            compare_at: None,
+            look_at: Some(now),
+            audit_at: now,
             earliest: now,
-            audit: AUDIT_SECONDS,
             allowance: Allowance::new(now),
-            look_at: now,
             failed: Backoff::default(),
         }
     }
 
     fn at(&self) -> Instant {
-        self.wanted.min(self.look_at).max(self.earliest)
+        let wanted = self.compare_at.into_iter().chain(self.look_at);
+        wanted.fold(self.audit_at, Instant::min).max(self.earliest)
     }
 
     /// Somebody else touched the table.
     fn look(&mut self) {
-        self.look_at = self.look_at.min(Instant::now());
+        self.look_at = sooner(self.look_at, Instant::now());
     }
 
     /// Something that is compared with memory has changed.
     fn compare(&mut self) {
-        self.wanted = self.wanted.min(Instant::now());
+        self.compare_at = sooner(self.compare_at, Instant::now());
     }
 
     /// Says whether to look; what is wanted from now on is the next one's.
-    fn begin(&mut self) -> bool {
+    fn begin(&mut self) -> Look {
         let now = Instant::now();
-        let audit = now + Duration::from_secs_f64(rand::random_range(self.audit.clone()));
-        let look = self.look_at <= now;
-        self.wanted = audit;
-        if look {
-            self.look_at = audit;
-        }
+        self.compare_at = None;
+        let look = if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = None;
+            Look::Yes
+        } else if self.audit_at <= now {
+            Look::IfChanged
+        } else {
+            return Look::No;
+        };
+        self.audit_at = now + Duration::from_secs_f64(rand::random_range(AUDIT_SECONDS));
         look
     }
 
@@ -222,11 +240,11 @@ impl Schedule {
         if outcome.verified {
             self.failed.succeeded();
             if outcome.writes > 0 {
-                self.look_at = self.look_at.min(now + VERIFY);
+                self.look_at = sooner(self.look_at, now + VERIFY);
             }
         } else {
             let wait = self.failed.failed();
-            self.look_at = self.look_at.min(now + wait);
+            self.look_at = sooner(self.look_at, now + wait);
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio::process::Command;
 
 use super::listing;
 use super::ruleset::{Ruleset, TABLE, TableFamily};
+use crate::kernel::nftables;
 
 /// Where `nft` is, beside `PATH`: an ordinary user's `PATH` often lacks these.
 const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
@@ -64,6 +65,10 @@ pub trait Firewall: Send + 'static {
         family: TableFamily,
     ) -> impl Future<Output = Result<Option<Ruleset>, ToolError>> + Send;
 
+    /// A number that each change of any table raises, and that costs little to ask for;
+    /// `None` where it cannot be had.
+    fn generation(&mut self) -> Option<u32>;
+
     /// Carries out one transaction: all of it or nothing.
     fn apply(&mut self, transaction: String) -> impl Future<Output = Result<(), ToolError>> + Send;
 
@@ -90,6 +95,12 @@ impl Firewall for NftTool {
             return Ok(None);
         }
         Err(ToolError::Refused(first_line(&said)))
+    }
+
+    fn generation(&mut self) -> Option<u32> {
+        nftables::generation()
+            .inspect_err(|error| tracing::debug!(%error, "nftables' generation is not known"))
+            .ok()
     }
 
     async fn apply(&mut self, transaction: String) -> Result<(), ToolError> {

@@ -1,29 +1,18 @@
 //! Connections that the kernel tracks, by address: found and forgotten, so that the
 //! next pod with an address is not taken for the last.
 //!
-//! A small transport of its own over NETLINK_NETFILTER, since the crates at hand know
-//! no conntrack messages. Called by the CNI server behind a DEL's answer. It never asks
+//! Called by the CNI server behind a DEL's answer. It never asks
 //! the kernel to delete by a filter: kernels before 5.8 do not know filters, ignore
 //! them, and would forget every connection of the host. What is to go is listed, and
 //! deleted one by one.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
 
-use netlink_packet_core::{
-    NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
-    NlasIterator,
-};
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-    setsockopt, socket, sockopt,
-};
-use nix::sys::time::{TimeVal, TimeValLike};
+use netlink_packet_core::{NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, NlasIterator};
 
-use super::error::{NetlinkError, parse_ack};
-use super::socket::{ANSWER_LIMIT, failed};
+use super::error::NetlinkError;
+use super::netfilter::Netfilter;
 
 /// `NFNL_SUBSYS_CTNETLINK << 8` and the messages of `linux/netfilter/nfnetlink_conntrack.h`.
 const GET: u16 = 1 << 8 | 1;
@@ -48,19 +37,13 @@ const IP_V4_DST: u16 = 2;
 /// The kind of a netlink attribute without its flags.
 const KIND: u16 = 0x3fff;
 
-const HEADER: usize = 16;
-
 /// How many connections are listed in the time of a walk through a table that holds
 /// none (262,144 buckets, the kernel's default on most machines: 9 ms).
 const LISTED_PER_WALK: usize = 10_000;
 
 /// The kernel's connections, IPv4.
 #[derive(Debug)]
-pub struct Conntrack {
-    fd: OwnedFd,
-    sequence: u32,
-    read: Vec<u8>,
-}
+pub struct Conntrack(Netfilter);
 
 /// As much of a connection as names it: its attributes as the kernel gave them.
 type Name = Vec<u8>;
@@ -71,22 +54,7 @@ impl Conntrack {
     /// # Errors
     /// When the kernel gives no socket.
     pub fn open() -> Result<Self, NetlinkError> {
-        let fd = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
-        )
-        .map_err(|errno| failed("socket", errno))?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(|errno| failed("bind", errno))?;
-        let limit = TimeVal::milliseconds(ANSWER_LIMIT.as_millis() as i64);
-        setsockopt(&fd, sockopt::ReceiveTimeout, &limit)
-            .map_err(|errno| failed("setsockopt SO_RCVTIMEO", errno))?;
-        Ok(Self {
-            fd,
-            sequence: 0,
-            read: vec![0; 64 << 10],
-        })
+        Netfilter::open().map(Self)
     }
 
     /// Forgets every connection from or to one of these addresses, translated or not,
@@ -121,9 +89,10 @@ impl Conntrack {
 
     /// How many connections the kernel tracks in this namespace.
     fn count(&mut self) -> Result<usize, NetlinkError> {
-        self.ask(GET_STATS, NLM_F_ACK, &[])?;
+        self.0.ask(GET_STATS, NLM_F_ACK, GENERIC, &[])?;
         let mut count = None;
-        self.answers(|payload| count = count.or_else(|| entries(payload)))?;
+        self.0
+            .answers(|payload| count = count.or_else(|| entries(payload)))?;
         // A kernel that does not tell is taken for a busy one.
         Ok(count.unwrap_or(usize::MAX))
     }
@@ -136,8 +105,8 @@ impl Conntrack {
         addresses: &BTreeSet<Ipv4Addr>,
         names: &mut BTreeSet<Name>,
     ) -> Result<(), NetlinkError> {
-        self.ask(GET, NLM_F_DUMP, attributes)?;
-        self.answers(|payload| {
+        self.0.ask(GET, NLM_F_DUMP, GENERIC, attributes)?;
+        self.0.answers(|payload| {
             if concerns(payload, addresses) {
                 names.insert(name(payload));
             }
@@ -145,54 +114,8 @@ impl Conntrack {
     }
 
     fn delete(&mut self, name: &Name) -> Result<(), NetlinkError> {
-        self.ask(DELETE, NLM_F_ACK, name)?;
-        self.answers(|_| {})
-    }
-
-    fn ask(&mut self, kind: u16, flags: u16, attributes: &[u8]) -> Result<(), NetlinkError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let length = HEADER + GENERIC.len() + attributes.len();
-        let mut message = Vec::with_capacity(length);
-        message.extend((length as u32).to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend((flags | NLM_F_REQUEST).to_ne_bytes());
-        message.extend(self.sequence.to_ne_bytes());
-        message.extend([0; 4]);
-        message.extend(GENERIC);
-        message.extend(attributes);
-        loop {
-            match send(self.fd.as_raw_fd(), &message, MsgFlags::empty()) {
-                Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(failed("send", errno)),
-            }
-        }
-    }
-
-    /// Hands the payload of each answer to `take`, until the kernel says that it is done.
-    fn answers(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), NetlinkError> {
-        loop {
-            let length = match recv(self.fd.as_raw_fd(), &mut self.read, MsgFlags::empty()) {
-                Ok(length) => length,
-                Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN) => return Err(NetlinkError::Timeout(ANSWER_LIMIT)),
-                Err(errno) => return Err(failed("recv", errno)),
-            };
-            let mut rest = self.read.get(..length).unwrap_or_default();
-            while !rest.is_empty() {
-                let message = NetlinkBuffer::new_checked(rest)
-                    .map_err(|error| NetlinkError::Malformed(error.to_string()))?;
-                if message.sequence_number() == self.sequence {
-                    match message.message_type() {
-                        NLMSG_DONE => return Ok(()),
-                        NLMSG_ERROR => return parse_ack(message.flags(), message.payload()),
-                        _ => take(message.payload()),
-                    }
-                }
-                let advance = (message.length() as usize).next_multiple_of(4);
-                rest = rest.get(advance..).unwrap_or_default();
-            }
-        }
+        self.0.ask(DELETE, NLM_F_ACK, GENERIC, name)?;
+        self.0.answers(|_| {})
     }
 }
 

@@ -12,6 +12,7 @@ mod encode;
 pub mod error;
 pub mod link_type;
 pub mod monitor;
+mod netfilter;
 pub mod nftables;
 pub mod offload;
 pub mod options;

@@ -1,17 +1,18 @@
 //! nftables as far as it is spoken over netlink here: the notice that somebody changed
-//! our table. Everything else goes by the `nft` program.
+//! our table, and the number of changes so far. Everything else goes by the `nft` program.
 //!
 //! Message and attribute numbers are those of `linux/netfilter/nf_tables.h`.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use netlink_packet_core::NetlinkBuffer;
+use netlink_packet_core::{NLM_F_ACK, NetlinkBuffer};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, SockProtocol, recv};
 use tokio::io::unix::AsyncFd;
 
 use super::error::NetlinkError;
 use super::monitor::multicast;
+use super::netfilter::Netfilter;
 use super::socket::failed;
 use crate::egress::ruleset::TableFamily;
 
@@ -21,6 +22,11 @@ const GROUP: u32 = 7;
 const SUBSYSTEM: u16 = 10 << 8;
 /// `NFT_MSG_NEWGEN`, which ends what one transaction has to say.
 const NEW_GENERATION: u16 = SUBSYSTEM | 15;
+/// `NFT_MSG_GETGEN`; its answer has the number as attribute 1, in network order.
+const GET_GENERATION: u16 = SUBSYSTEM | 16;
+const GENERATION_ID: u16 = 1;
+/// `NFT_MSG_DELTABLE`.
+const DELETE_TABLE: u16 = SUBSYSTEM | 2;
 
 /// `NFPROTO_INET` and `NFPROTO_NETDEV`.
 fn number(family: TableFamily) -> u8 {
@@ -44,18 +50,10 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 pub struct Seen {
     /// Transactions that changed the table that is watched.
     pub transactions: u64,
+    /// Whether the last thing that was done to the table was to delete it.
+    pub gone: bool,
     /// Whether the kernel had to drop messages, so that there may have been more.
     pub lost: bool,
-}
-
-impl Seen {
-    /// Both together.
-    pub fn and(self, other: Seen) -> Seen {
-        Seen {
-            transactions: self.transactions + other.transactions,
-            lost: self.lost || other.lost,
-        }
-    }
 }
 
 /// Watches one table. The kernel tells what a transaction did before
@@ -66,8 +64,16 @@ pub struct TableMonitor {
     buffer: Vec<u8>,
     family: u8,
     table: &'static str,
-    /// Whether the transaction that is being told has touched the table.
+    telling: Telling,
+}
+
+/// As much as is remembered of the transaction that is being told.
+#[derive(Debug, Default)]
+struct Telling {
+    /// Whether it has touched the table.
     touched: bool,
+    /// Whether what it did last was to delete it.
+    gone: bool,
 }
 
 impl TableMonitor {
@@ -81,7 +87,7 @@ impl TableMonitor {
             buffer: vec![0; 64 << 10],
             family: number(family),
             table,
-            touched: false,
+            telling: Telling::default(),
         })
     }
 
@@ -123,9 +129,13 @@ impl TableMonitor {
             ) {
                 Ok(length) => match self.buffer.get(..length) {
                     Some(datagram) => {
-                        let touched = &mut self.touched;
-                        match transactions(datagram, (self.family, self.table), touched) {
-                            Some(count) => seen.transactions += count,
+                        let telling = &mut self.telling;
+                        match transactions(datagram, (self.family, self.table), telling) {
+                            Some(0) => {}
+                            Some(count) => {
+                                seen.transactions += count;
+                                seen.gone = telling.gone;
+                            }
                             None => seen.lost = true,
                         }
                     }
@@ -140,16 +150,34 @@ impl TableMonitor {
     }
 }
 
+/// The number that each transaction of anybody in this network namespace raises.
+///
+/// # Errors
+/// When the kernel gives no socket or no answer that can be read.
+pub fn generation() -> Result<u32, NetlinkError> {
+    let mut socket = Netfilter::open()?;
+    socket.ask(GET_GENERATION, NLM_F_ACK, [0; HEADER], &[])?;
+    let mut number = None;
+    socket.answers(|payload| number = number.or_else(|| generation_in(payload)))?;
+    number.ok_or_else(|| NetlinkError::Malformed("the generation of nftables".into()))
+}
+
+fn generation_in(payload: &[u8]) -> Option<u32> {
+    let number = attribute(payload, GENERATION_ID)?;
+    Some(u32::from_be_bytes(number.try_into().ok()?))
+}
+
 /// How many transactions that touched `table` end in this datagram; `None` when it
 /// cannot be read.
-fn transactions(mut rest: &[u8], table: (u8, &str), touched: &mut bool) -> Option<u64> {
+fn transactions(mut rest: &[u8], table: (u8, &str), telling: &mut Telling) -> Option<u64> {
     let mut ended = 0;
     while !rest.is_empty() {
         let message = NetlinkBuffer::new_checked(rest).ok()?;
         if message.message_type() == NEW_GENERATION {
-            ended += u64::from(std::mem::take(touched));
+            ended += u64::from(std::mem::take(&mut telling.touched));
         } else if is_about(message.payload(), table) {
-            *touched = true;
+            telling.touched = true;
+            telling.gone = message.message_type() == DELETE_TABLE;
         }
         let advance = (message.length() as usize).next_multiple_of(4);
         rest = rest.get(advance..).unwrap_or_default();
@@ -223,7 +251,7 @@ mod tests {
     fn transactions_of_the_table_are_counted_and_others_are_not() {
         let new_rule = SUBSYSTEM | 6;
         let end = message(NEW_GENERATION, 0, None);
-        let (mut touched, mut both) = (false, Vec::new());
+        let (mut touched, mut both) = (Telling::default(), Vec::new());
         for (family, table) in [(INET, "viaduct"), (INET, "viaduct"), (INET, "other")] {
             both.extend(message(new_rule, family, Some(table)));
         }
@@ -244,5 +272,29 @@ mod tests {
             transactions(&[1, 2, 3], (INET, "viaduct"), &mut touched),
             None
         );
+    }
+
+    #[test]
+    fn a_table_is_gone_when_its_deletion_came_last() {
+        let (new_table, table) = (SUBSYSTEM, (INET, "viaduct"));
+        let mut telling = Telling::default();
+        for (kind, name, gone) in [
+            (DELETE_TABLE, "viaduct", true),
+            (DELETE_TABLE, "other", true),
+            (new_table, "viaduct", false),
+            (DELETE_TABLE, "other", false),
+        ] {
+            let told = message(kind, INET, Some(name));
+            assert_eq!(transactions(&told, table, &mut telling), Some(0));
+            assert_eq!(telling.gone, gone, "{kind} {name}");
+        }
+    }
+
+    #[test]
+    fn the_generation_is_read_in_network_order_and_not_from_less() {
+        let mut payload = vec![0; HEADER];
+        push(&mut payload, GENERATION_ID, &258u32.to_be_bytes());
+        assert_eq!(generation_in(&payload), Some(258));
+        assert_eq!(generation_in(&payload[..6]), None);
     }
 }

@@ -2,15 +2,17 @@
 
 use std::io::Read as _;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use viaduct_agent::egress::keeper::Keeper;
-use viaduct_agent::egress::ruleset::Ruleset;
+use viaduct_agent::egress::keeper::{Keeper, Look};
+use viaduct_agent::egress::ruleset::{Ruleset, TableFamily};
 use viaduct_agent::egress::task::Egress;
-use viaduct_agent::egress::tool::NftTool;
+use viaduct_agent::egress::tool::{Firewall, NftTool, ToolError};
 use viaduct_agent::egress::{EgressReport, Options, masquerade};
 use viaduct_agent::state::NodeState;
 
@@ -276,6 +278,56 @@ fn a_former_releases_table_of_pods_devices_goes() {
     });
 }
 
+/// `nft`, and how often it was asked for a list.
+#[derive(Clone, Default)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Firewall for Counted {
+    async fn list(&mut self, family: TableFamily) -> Result<Option<Ruleset>, ToolError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        NftTool.list(family).await
+    }
+
+    fn generation(&mut self) -> Option<u32> {
+        NftTool.generation()
+    }
+
+    async fn apply(&mut self, transaction: String) -> Result<(), ToolError> {
+        NftTool.apply(transaction).await
+    }
+
+    async fn check(&mut self, transaction: String) -> Result<(), ToolError> {
+        NftTool.check(transaction).await
+    }
+}
+
+#[test]
+fn an_audit_lists_the_table_only_when_some_table_has_changed() {
+    in_namespace(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let wanted = wanted(&cluster(), &options());
+        let counted = Counted::default();
+        let mut keeper = Keeper::new(counted.clone());
+        let mut lists = |look| {
+            let before = counted.0.load(Ordering::Relaxed);
+            let outcome = runtime.block_on(keeper.run(wanted.clone(), look));
+            assert!(outcome.verified, "{outcome:?}");
+            counted.0.load(Ordering::Relaxed) - before
+        };
+        assert!(lists(Look::Yes) > 0);
+        assert_eq!([(); 3].map(|()| lists(Look::IfChanged)), [0, 0, 0]);
+        nft("add table inet other");
+        assert_eq!([(); 2].map(|()| lists(Look::IfChanged)), [1, 0]);
+        let right = table();
+        nft("flush chain inet viaduct egress");
+        assert!(lists(Look::IfChanged) > 0);
+        assert_eq!(table(), right);
+    });
+}
+
 #[test]
 fn every_combination_of_options_is_listed_as_it_was_written() {
     in_namespace(|| {
@@ -284,7 +336,7 @@ fn every_combination_of_options_is_listed_as_it_was_written() {
             .build()
             .expect("a runtime");
         let run_once = |wanted: &Option<Ruleset>| {
-            runtime.block_on(Keeper::new(NftTool).run(wanted.clone(), true))
+            runtime.block_on(Keeper::new(NftTool).run(wanted.clone(), Look::Yes))
         };
         for bits in 0..16 {
             let options = Options {

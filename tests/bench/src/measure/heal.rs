@@ -82,13 +82,20 @@ pub(super) fn run(setting: Setting) -> Result<Vec<Row>> {
         );
     }
     drop(watch);
-    for (name, line) in [
-        ("route deleted", format!("route del {}", target.block)),
-        ("tunnel set down", "link set via.vx4 down".to_owned()),
-        ("tunnel deleted", "link del via.vx4".to_owned()),
+    const IP: (&str, &[&str]) = ("ip", &["-force", "-batch", "-"]);
+    const NFT: (&str, &[&str]) = ("nft", &["-i"]);
+    for (name, tool, line) in [
+        ("route deleted", IP, format!("route del {}", target.block)),
+        ("tunnel set down", IP, "link set via.vx4 down".to_owned()),
+        ("tunnel deleted", IP, "link del via.vx4".to_owned()),
+        (
+            "nft table deleted",
+            NFT,
+            "delete table inet viaduct".to_owned(),
+        ),
     ] {
         let costs = (0..setting.rounds)
-            .map(|_| storm(&node, &line))
+            .map(|_| storm(&node, tool, &line))
             .collect::<Result<Vec<_>>>()?;
         rows.push(
             Row::alone(
@@ -336,27 +343,29 @@ fn settled(node: &Node) -> Result<()> {
     })
 }
 
-/// Does a damage a hundred times a second; the agent's CPU time meanwhile, in percent
-/// of a core.
-fn storm(node: &Node, line: &str) -> Result<f64> {
+/// Does a damage a hundred times a second; the CPU time of the agent and of what it starts
+/// meanwhile, in percent of a core.
+fn storm(node: &Node, (program, args): (&'static str, &[&str]), line: &str) -> Result<f64> {
     let pid = node.agent_pid().context("the agent has ended")?;
-    let mut command = command::command("ip");
+    let mut command = command::command(program);
     // What is broken still cannot be broken again: that is no failure.
     command
-        .args(["-force", "-batch", "-"])
+        .args(args)
         .stdin(Stdio::piped())
         .stderr(Stdio::null())
         .stdout(Stdio::null());
-    let mut ip = netns::within(node.netns(), move || Ok(command.spawn()?))?;
-    let mut input = ip.stdin.take().context("no pipe")?;
-    let (begun, before) = (Instant::now(), process::cpu_time(pid)?);
+    let mut tool = netns::within(node.netns(), move || Ok(command.spawn()?))?;
+    let mut input = tool.stdin.take().context("no pipe")?;
+    let spent =
+        || -> Result<Duration> { Ok(process::cpu_time(pid)? + process::childrens_cpu_time(pid)?) };
+    let (begun, before) = (Instant::now(), spent()?);
     while begun.elapsed() < STORM {
         writeln!(input, "{line}")?;
         std::thread::sleep(STORM_PACE);
     }
-    let cost = process::cpu_time(pid)?.saturating_sub(before);
+    let cost = spent()?.saturating_sub(before);
     let took = begun.elapsed();
     drop(input);
-    ip.wait()?;
+    tool.wait()?;
     Ok(cost.as_secs_f64() / took.as_secs_f64() * 100.0)
 }
