@@ -46,7 +46,8 @@ kernel_tests() {
   left_out kernel "$kernel" || failed=1
   for test in $("$kernel" --list --format terse "${skips[@]}" | sed -n 's/: test$//p'); do
     VIADUCT_TEST_NAMESPACE=1 unshare --net --mount --pid --fork --kill-child --mount-proc \
-      "$kernel" --color never --exact "$test" | grep -v -e '^$' -e '^running 1 test$'
+      "$kernel" --color never --exact "$test" |
+      sed -e '/^$/d' -e '/^running 1 test$/d' -e 's/^test result: /kernel &/'
     [ "${PIPESTATUS[0]}" -eq 0 ] || failed=1
   done
   return $failed
