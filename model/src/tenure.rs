@@ -246,7 +246,9 @@ impl Tenure {
         self.held
             .iter()
             .filter(|(cidr, held)| {
-                held.word == Word::Active && held.lapsed(now_ms) && !self.giving.contains(cidr)
+                matches!(held.word, Word::Active | Word::Forgotten | Word::Aged)
+                    && held.lapsed(now_ms)
+                    && !self.giving.contains(cidr)
             })
             .map(|(cidr, held)| (cidr.record_name(), held.generation))
             .collect()

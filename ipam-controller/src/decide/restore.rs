@@ -64,6 +64,11 @@ fn claimed<'a>(moment: &Moment<'a>) -> BTreeMap<Cidr, (u64, &'a NodeName)> {
             let Some(cidr) = Cidr::from_record_name(name) else {
                 continue;
             };
+            // Whoever was cut off for too long may be an owner of the past: first all are
+            // heard who are not.
+            if moment.listens && claim.record.renews.get(name) == Some(&generation) {
+                continue;
+            }
             let standing = moment.view.blocks.get(&cidr);
             if standing.is_some_and(|block| block.record.generation >= generation) {
                 continue;

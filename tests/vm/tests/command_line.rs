@@ -5,7 +5,10 @@ use std::process::{Command, Output};
 
 fn viaduct_vm(arguments: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_viaduct-vm");
-    Command::new(program).args(arguments).output().unwrap()
+    Command::new(program)
+        .args(arguments)
+        .output()
+        .expect("it runs")
 }
 
 #[test]
