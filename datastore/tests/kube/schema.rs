@@ -268,6 +268,7 @@ async fn an_update_leaves_what_others_wrote_beside_the_record() {
         exhausted_since: Some("2026-01-01T00:00:00Z".into()),
         blocks_total: u64::MAX,
         blocks_free: 3,
+        generation: 4,
     });
     let version = records
         .update("schema-labelled", &pool, &there.version, None)
@@ -279,6 +280,7 @@ async fn an_update_leaves_what_others_wrote_beside_the_record() {
         (&object["spec"]["disabled"], &object["status"]["blocksFree"]),
         (&json!(true), &json!(3))
     );
+    assert_eq!(object["status"]["generation"], json!(4));
     // Writing what stands already writes nothing.
     let again = records
         .update("schema-labelled", &pool, &version, None)
