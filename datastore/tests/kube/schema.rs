@@ -144,7 +144,7 @@ async fn pools_that_cannot_be_are_refused_by_the_api_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn blocks_are_named_by_their_cidr_and_never_change_hands() {
+async fn blocks_are_named_by_their_cidr_and_change_hands_by_a_new_grant_only() {
     let server = ApiServer::shared().await;
     let spec = |cidr: &str| json!({"cidr": cidr, "pool": "p", "node": "a", "generation": 1, "state": "active"});
     for (name, cidr) in [
@@ -164,30 +164,21 @@ async fn blocks_are_named_by_their_cidr_and_never_change_hands() {
     )
     .await;
     assert!(said.is_some_and(|s| s.contains("the name of a block is its cidr")));
-    for (field, value) in [
-        ("cidr", json!("10.98.0.0/26")),
-        ("pool", json!("q")),
-        ("node", json!("b")),
-        ("generation", json!(2)),
-        ("state", json!("free")),
+    let change = async |fields| unchangeable(&server, "AddressBlock", "10.99.0.0-26", fields).await;
+    for fields in [
+        json!({"cidr": "10.98.0.0/26"}),
+        json!({"pool": "q"}),
+        json!({"node": "b"}),
+        json!({"trustMs": 5}),
+        json!({"generation": 0}),
+        json!({"state": "free"}),
+        json!({"cidr": "10.98.0.0/26", "generation": 2}),
     ] {
-        let said = unchangeable(
-            &server,
-            "AddressBlock",
-            "10.99.0.0-26",
-            json!({field: value}),
-        )
-        .await;
-        assert!(said.is_some(), "{field} can be changed");
+        assert!(change(fields.clone()).await.is_some(), "{fields}");
     }
-    let fine = unchangeable(
-        &server,
-        "AddressBlock",
-        "10.99.0.0-26",
-        json!({"state": "releasing"}),
-    )
-    .await;
-    assert_eq!(fine, None);
+    assert_eq!(change(json!({"state": "releasing"})).await, None);
+    let granted = json!({"node": "b", "generation": 2, "trustMs": 5});
+    assert_eq!(change(granted).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
