@@ -114,7 +114,7 @@ fn check_record(backend: Backend, place: &str, value: &Value) -> Result<()> {
             ensure!(value["status"]["blocksTotal"] == 1024);
         }
         "blocks" => {
-            has(&["cidr", "pool", "node", "generation", "state"])?;
+            has(&["cidr", "pool", "node", "generation", "state", "trustMs"])?;
             let cidr = value["cidr"].as_str().unwrap_or_default();
             ensure!(cidr.replace('/', "-") == name, "the name is not the CIDR");
             ensure!(value["pool"] == "default" && value["state"] == "active");
@@ -147,6 +147,7 @@ fn check_record(backend: Backend, place: &str, value: &Value) -> Result<()> {
                 "agentVersion",
                 "wants",
                 "blocks",
+                "holds",
                 "conditions",
             ])?;
             ensure!(value["wants"] == json!({"v4": 1, "v6": 0}));
