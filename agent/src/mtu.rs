@@ -90,6 +90,7 @@ mod tests {
             address: "192.0.2.1".parse().unwrap(),
             public_address: "192.0.2.1".parse().unwrap(),
             networks: Vec::new(),
+            mac: None,
             mtu,
         }
     }

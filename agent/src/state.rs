@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::isolation::Foreign;
-use viaduct_model::{Backend, BlockUsage, Cidr, ClusterView, Endpoint, NodeName};
+use viaduct_model::{Backend, BlockUsage, Cidr, ClusterView, Endpoint, MacAddr, NodeName};
 
 /// The network that carries the tunnels, as found on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct UnderlayLink {
     pub public_address: Ipv4Addr,
     /// The on-link prefixes of the device.
     pub networks: Vec<Cidr>,
+    /// The device's MAC; `None` where no ARP is spoken.
+    pub mac: Option<MacAddr>,
     /// The device's MTU in bytes.
     pub mtu: u32,
 }

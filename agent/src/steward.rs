@@ -18,6 +18,7 @@ use viaduct_model::{Cidr, ClusterView, Node, Tenure};
 use crate::clock::now_ms;
 use crate::dataplane::hints::Hint;
 use crate::egress::EgressReport;
+use crate::kernel::arp;
 use crate::lookout::Lookout;
 use crate::node::{self, Identity};
 use crate::run_dir::write_atomically;
@@ -72,6 +73,7 @@ pub async fn run(
         disputed: Arc::default(),
         asked: BTreeSet::new(),
         trouble: UnderlayTrouble::default(),
+        moved: None,
     };
     let mut last_look = Instant::now();
     // What happened since the start's own look is looked for once.
@@ -95,6 +97,9 @@ pub async fn run(
                     return;
                 }
             };
+            if let Some(announcement) = place.moved.take() {
+                tokio::spawn(announce(announcement));
+            }
             if look {
                 last_look = Instant::now();
                 due = last_look + Duration::from_secs_f64(rand::random_range(AUDIT_SECONDS));
@@ -115,6 +120,21 @@ pub async fn run(
             }
             () = sleep_until(due) => {}
         }
+    }
+}
+
+/// Tells everybody on the underlay's link where this node is now. Else those that have
+/// sent to it lately would send to where it was until they doubt that by themselves, which
+/// takes Linux half a minute.
+async fn announce(announcement: arp::Announcement) {
+    if let Err(error) = announcement.begin() {
+        tracing::warn!(%error, "the underlay's new address is not announced");
+        return;
+    }
+    tokio::time::sleep(arp::LASTS).await;
+    // Where it is gone with its device there is nothing left to end.
+    if let Err(error) = announcement.end() {
+        tracing::debug!(%error, "the announcement of the underlay's address has ended itself");
     }
 }
 
@@ -139,6 +159,8 @@ struct Place {
     /// The peers that the kernel was asked about.
     asked: BTreeSet<Ipv4Addr>,
     trouble: UnderlayTrouble,
+    /// Who has to be told where this node is now.
+    moved: Option<arp::Announcement>,
 }
 
 impl Place {
@@ -155,6 +177,10 @@ impl Place {
                     "the underlay has changed"
                 );
             }
+            self.moved = underlay::has_moved(&before, now).then_some(arp::Announcement {
+                link: now.index,
+                address: now.address,
+            });
         }
         let known = |ip: &Ipv4Addr| !look && self.asked.contains(ip);
         let new: Vec<Ipv4Addr> = peers.iter().copied().filter(|ip| !known(ip)).collect();

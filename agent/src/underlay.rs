@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use regex_lite::Regex;
 use thiserror::Error;
-use viaduct_model::Cidr;
+use viaduct_model::{Cidr, MacAddr};
 
 use crate::dataplane::hints::Hint;
 use crate::dataplane::objects::is_ours;
@@ -37,6 +37,8 @@ pub struct SurveyedLink {
     pub up: bool,
     /// Whether it is a loopback device.
     pub loopback: bool,
+    /// Its MAC, if it speaks ARP.
+    pub mac: Option<MacAddr>,
     /// Its IPv4 addresses of global scope that are not secondary.
     pub addresses: Vec<SurveyedAddress>,
 }
@@ -235,8 +237,15 @@ fn chosen(link: &SurveyedLink, address: Ipv4Addr, public_ip: Option<Ipv4Addr>) -
             .iter()
             .filter_map(|a| Cidr::new(a.address.into(), a.prefix_len).ok())
             .collect(),
+        mac: link.mac,
         mtu: link.mtu,
     }
+}
+
+/// Whether others on the link may still send what is for `now` to where this node was
+/// `before`, so that they have to be told (RFC 5227, section 2.3).
+pub fn has_moved(before: &UnderlayLink, now: &UnderlayLink) -> bool {
+    now.mac.is_some() && (before.mac, before.address) != (now.mac, now.address)
 }
 
 /// The one address of the route's device whose prefix holds the next hop.
@@ -301,6 +310,7 @@ mod tests {
             mtu: 1500,
             up: true,
             loopback: name == "lo",
+            mac: (name != "lo").then_some(MacAddr([2, 0, 0, 0, 0, 7])),
             addresses: addresses
                 .iter()
                 .map(|(a, prefix_len)| SurveyedAddress {
@@ -394,6 +404,21 @@ mod tests {
         assert_eq!(stay(&s, &last, None), None);
         s.links.remove(1);
         assert_eq!(stay(&s, &last, None), None);
+    }
+
+    #[test]
+    fn others_are_told_of_another_mac_or_address_and_of_nothing_else() {
+        let before = choose(&survey(), &Wish::DefaultRoute, None).unwrap();
+        let moved = |change: fn(&mut UnderlayLink)| {
+            let mut now = before.clone();
+            change(&mut now);
+            has_moved(&before, &now)
+        };
+        assert!(moved(|now| now.mac = Some(MacAddr([2, 0, 0, 0, 0, 8]))));
+        assert!(moved(|now| now.address = [192, 0, 2, 77].into()));
+        assert!(!moved(|now| now.mtu = 1400));
+        assert!(!moved(|now| now.index = 9));
+        assert!(!moved(|now| now.mac = None), "nobody would understand it");
     }
 
     #[test]

@@ -47,6 +47,7 @@ impl Cluster {
                 address: Ipv4Addr::new(192, 168, 64, 1),
                 public_address: Ipv4Addr::new(192, 168, 64, 1),
                 networks: vec![cidr("192.168.64.0/24")],
+                mac: None,
                 mtu: 1500,
             },
             carrier: Backend::Vxlan {

@@ -170,7 +170,7 @@ pub(super) fn remove_address(index: u32, it: &Address) -> Request {
     Request::new(Message::DelAddress(address(index, it)), 0)
 }
 
-fn neighbour(index: u32, destination: Ipv4Addr) -> NeighbourMessage {
+pub(super) fn neighbour(index: u32, destination: Ipv4Addr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.ifindex = index;

@@ -5,6 +5,7 @@
 //! decide what should be there.
 
 mod apply;
+pub mod arp;
 pub mod closeup;
 pub mod conntrack;
 mod decode;

@@ -11,7 +11,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{NetlinkError, NetlinkSocket, Request};
+use super::{NetlinkError, NetlinkSocket, Request, decode};
 use crate::underlay::{DefaultRoute, Survey, SurveyedAddress, SurveyedLink};
 
 /// `IFA_F_SECONDARY` (linux/if_addr.h): an address that follows another's prefix.
@@ -141,16 +141,19 @@ fn link(
     message: &LinkMessage,
     addresses: &mut BTreeMap<u32, Vec<SurveyedAddress>>,
 ) -> Option<SurveyedLink> {
-    let mut name = None;
+    let (mut name, mut mac) = (None, None);
     let mut mtu = 0;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(n) => name = Some(n.clone()),
             LinkAttribute::Mtu(m) => mtu = *m,
+            LinkAttribute::Address(bytes) => mac = decode::mac(bytes),
             _ => {}
         }
     }
     let name = name?;
+    let flags = message.header.flags;
+    let silent = flags.intersects(LinkFlags::Noarp | LinkFlags::Loopback);
     // Our own devices carry pod addresses, never the underlay.
     if name.starts_with(viaduct_model::attachment::LINK_PREFIX) {
         return None;
@@ -159,8 +162,9 @@ fn link(
         name,
         index: message.header.index,
         mtu,
-        up: message.header.flags.contains(LinkFlags::Up),
-        loopback: message.header.flags.contains(LinkFlags::Loopback),
+        up: flags.contains(LinkFlags::Up),
+        loopback: flags.contains(LinkFlags::Loopback),
+        mac: mac.filter(|_| !silent),
         addresses: addresses.remove(&message.header.index).unwrap_or_default(),
     })
 }

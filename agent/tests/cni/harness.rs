@@ -309,6 +309,7 @@ pub(crate) fn node_state() -> NodeState {
                 address: [192, 0, 2, 1].into(),
                 public_address: [192, 0, 2, 1].into(),
                 networks: Vec::new(),
+                mac: None,
                 mtu: 1500,
             },
             carrier: viaduct_model::Backend::HostGw,

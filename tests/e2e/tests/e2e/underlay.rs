@@ -51,6 +51,19 @@ fn ready(node: &Node) -> Result<()> {
     })
 }
 
+/// Waits until `node`, which sends nothing, has been told of the MAC that `other` has now.
+fn knows_the_mac(node: &Node, other: &Node, address: &str) -> Result<()> {
+    let link = other.run("ip", &["-o", "link", "show", "dev", "eth0"])?;
+    let mut words = link.split_whitespace();
+    words.find(|word| *word == "link/ether");
+    let mac = words.next().with_context(|| link.clone())?;
+    eventually(|| {
+        let known = node.run("ip", &["neigh", "show", address, "dev", "eth0"])?;
+        ensure!(known.contains(mac), "{mac} now, and known is: {known}");
+        Ok(())
+    })
+}
+
 fn follows(lab: &Lab) -> Result<()> {
     let (n1, n2) = (lab.node("n1")?, lab.node("n2")?);
     let pods = lab.pods();
@@ -90,8 +103,9 @@ fn follows(lab: &Lab) -> Result<()> {
         Ok(())
     })?;
     let begun = Instant::now();
-    underlay::attach("n2", "n2", n2.address())?;
-    traffic_after("deleted and back with the first address", begun, &pods)?;
+    underlay::attach("n2", "n2", "172.29.0.99".parse()?)?;
+    knows_the_mac(&n1, &n2, "172.29.0.99")?;
+    traffic_after("deleted and back with another MAC", begun, &pods)?;
     ready(&n2)?;
     ready(&n1)?;
 
