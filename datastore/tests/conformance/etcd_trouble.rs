@@ -12,6 +12,7 @@ use crate::child::Process;
 use crate::etcd::EtcdLab;
 use crate::etcd_process::Etcd;
 use crate::follower::{PATIENCE, eventually, listed, picture, until};
+use crate::outage::{self, Outage};
 use crate::proxy::Proxy;
 
 async fn at(url: String) -> Arc<dyn Store> {
@@ -24,13 +25,7 @@ async fn at(url: String) -> Arc<dyn Store> {
 
 /// Creates, as soon as the store lets us.
 async fn put(store: &Arc<dyn Store>, name: &str) {
-    eventually("a write works", async || {
-        match store.create(Kind::Pool, name, b"1", None).await {
-            Ok(_) | Err(StoreError::AlreadyExists { .. }) => Some(()),
-            Err(_) => None,
-        }
-    })
-    .await;
+    outage::put(store, name, b"1").await;
 }
 
 /// Writes that are none of ours, which flannel's watch never survives.
@@ -165,54 +160,25 @@ async fn foreign_writes_then_compaction_then_restart_are_survived() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_seconds_out_of_reach_are_noticed_and_survived() {
     let lab = EtcdLab::on(Etcd::start());
-    let direct = lab.open().await;
-    put(&direct, "a").await;
     let proxy = Proxy::to(lab.etcd().host()).await;
     let options = StoreOptions {
         url: format!("etcd://{}", proxy.host),
         ..lab.options().clone()
     };
-    let store = open(&options).await.unwrap();
-    let mut seen = picture(store.clone(), Kind::Pool);
-    until(&mut seen, "told", |p| p.len() == 1).await;
-    let mut connectivity = store.connectivity();
-    proxy.freeze(true);
-    let frozen = Instant::now();
-    // Nobody calls: the watch has to notice that nothing passes.
-    let gone = |c: &Connectivity| matches!(c, Connectivity::Disconnected { .. });
-    let noticed = tokio::time::timeout(PATIENCE, connectivity.wait_for(gone)).await;
-    noticed.expect("it is noticed").unwrap();
-    assert!(
-        frozen.elapsed() < Duration::from_secs(12),
-        "noticed after {:?}",
-        frozen.elapsed()
-    );
-    put(&direct, "b").await;
-    let begun = Instant::now();
-    let hung = store.list(Kind::Pool).await;
-    assert!(
-        matches!(hung, Err(StoreError::Unavailable { .. })),
-        "{hung:?}"
-    );
-    assert!(
-        begun.elapsed() < Duration::from_secs(6),
-        "it hung for {:?}",
-        begun.elapsed()
-    );
-    foreign(lab.etcd());
-    lab.etcd().compact();
-    tokio::time::sleep(Duration::from_secs(30).saturating_sub(frozen.elapsed())).await;
-    proxy.freeze(false);
-    let thawed = Instant::now();
-    until(&mut seen, "what was missed is there", |p| p.len() == 2).await;
-    assert!(
-        thawed.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        thawed.elapsed()
-    );
-    put(&direct, "c").await;
-    until(&mut seen, "and it goes on", |p| p.len() == 3).await;
-    assert_eq!(*connectivity.borrow(), Connectivity::Connected);
+    let outage = Outage {
+        direct: lab.open().await,
+        store: open(&options).await.unwrap(),
+        proxy: &proxy,
+        value: b"1",
+        noticed: Duration::from_secs(12),
+        hangs: Duration::from_secs(6),
+    };
+    outage
+        .survive(|| {
+            foreign(lab.etcd());
+            lab.etcd().compact();
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

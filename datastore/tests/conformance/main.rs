@@ -16,6 +16,7 @@ mod etcd_secured;
 mod etcd_trouble;
 mod follower;
 mod lab;
+mod outage;
 mod proxy;
 mod sqlite;
 

@@ -16,6 +16,8 @@ mod cases;
 mod follower;
 #[path = "../conformance/lab.rs"]
 mod lab;
+#[path = "../conformance/outage.rs"]
+mod outage;
 #[path = "../conformance/proxy.rs"]
 mod proxy;
 

@@ -12,6 +12,7 @@ use viaduct_model::Kind;
 
 use crate::api_server::ApiServer;
 use crate::follower::{PATIENCE, eventually, listed, picture, until};
+use crate::outage::{self, Outage, list_fails_within};
 use crate::proxy::Proxy;
 
 fn pool(n: u8) -> Vec<u8> {
@@ -22,13 +23,7 @@ fn pool(n: u8) -> Vec<u8> {
 
 /// Creates, as soon as the store lets us.
 async fn put(store: &Arc<dyn Store>, name: &str) {
-    eventually("a write works", async || {
-        match store.create(Kind::Pool, name, &pool(1), None).await {
-            Ok(_) | Err(StoreError::AlreadyExists { .. }) => Some(()),
-            Err(_) => None,
-        }
-    })
-    .await;
+    outage::put(store, name, &pool(1)).await;
 }
 
 async fn first_change(store: &Arc<dyn Store>, from: Cursor) -> Result<(), StoreError> {
@@ -116,48 +111,16 @@ async fn everything_goes_on_after_kill_9_a_lost_history_and_another_past() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_seconds_out_of_reach_are_noticed_and_survived() {
     let server = ApiServer::start().await;
-    let direct = open(&server.options()).await.unwrap();
-    put(&direct, "a").await;
     let proxy = Proxy::to(server.host()).await;
-    let store = open(&server.options_through(&proxy.host)).await.unwrap();
-    let mut seen = picture(store.clone(), Kind::Pool);
-    until(&mut seen, "told", |p| p.len() == 1).await;
-    let mut connectivity = store.connectivity();
-    proxy.freeze(true);
-    let frozen = Instant::now();
-    // Nobody calls: the watch has to notice that nothing passes.
-    let gone = |c: &Connectivity| matches!(c, Connectivity::Disconnected { .. });
-    let noticed = tokio::time::timeout(PATIENCE, connectivity.wait_for(gone)).await;
-    noticed.expect("it is noticed").unwrap();
-    assert!(
-        frozen.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        frozen.elapsed()
-    );
-    put(&direct, "b").await;
-    let begun = Instant::now();
-    let hung = store.list(Kind::Pool).await;
-    assert!(
-        matches!(hung, Err(StoreError::Unavailable { .. })),
-        "{hung:?}"
-    );
-    assert!(
-        begun.elapsed() < Duration::from_secs(7),
-        "{:?}",
-        begun.elapsed()
-    );
-    tokio::time::sleep(Duration::from_secs(30).saturating_sub(frozen.elapsed())).await;
-    proxy.freeze(false);
-    let thawed = Instant::now();
-    until(&mut seen, "what was missed is there", |p| p.len() == 2).await;
-    assert!(
-        thawed.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        thawed.elapsed()
-    );
-    put(&direct, "c").await;
-    until(&mut seen, "and it goes on", |p| p.len() == 3).await;
-    assert_eq!(*connectivity.borrow(), Connectivity::Connected);
+    let outage = Outage {
+        direct: open(&server.options()).await.unwrap(),
+        store: open(&server.options_through(&proxy.host)).await.unwrap(),
+        proxy: &proxy,
+        value: &pool(1),
+        noticed: Duration::from_secs(20),
+        hangs: Duration::from_secs(7),
+    };
+    outage.survive(|| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -369,15 +332,5 @@ async fn slow_answers_are_waited_for_and_endless_ones_are_not() {
     assert!(listed(&store, Kind::Pool).await.is_empty());
     let endless = scripted(vec![(Duration::from_secs(600), EMPTY); 5]).await;
     let store = open(&endless).await.unwrap();
-    let begun = Instant::now();
-    let hung = store.list(Kind::Pool).await;
-    assert!(
-        matches!(hung, Err(StoreError::Unavailable { .. })),
-        "{hung:?}"
-    );
-    assert!(
-        begun.elapsed() < Duration::from_secs(7),
-        "{:?}",
-        begun.elapsed()
-    );
+    list_fails_within(&store, Duration::from_secs(7)).await;
 }
