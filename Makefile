@@ -91,6 +91,7 @@ lint: deps
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy --workspace --test kube --locked -- -D warnings
+	deploy/check.sh
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
 	@command -v cargo-deny >/dev/null || CARGO_PROFILE_DEV_DEBUG=false cargo install cargo-deny --locked --debug --root target/tools
 	cargo deny check bans licenses sources

@@ -1,19 +1,27 @@
 #!/usr/bin/env bash
-# generate.sh [--check]: writes deploy/viaduct.yaml, the one file for everything, from the
-# overlay vxlan; with --check it only fails when that file is stale. KUBECTL says which kubectl.
+# generate.sh [--check]: writes what is made from other files of deploy/: viaduct.yaml, the
+# one file for everything, from the overlay vxlan; and the chart's templates (helm/generate.py).
+# With --check it only fails when one of them is stale, or when the chart makes other objects
+# than the overlays. KUBECTL says which kubectl.
 set -euo pipefail
 cd "$(dirname "$0")"
-output=viaduct.yaml
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 {
   echo "# Generated from deploy/overlays/vxlan by deploy/generate.sh: change that, not this."
   "${KUBECTL:-kubectl}" kustomize overlays/vxlan
-} >"$output.new"
-trap 'rm -f "$output.new"' EXIT
+} >"$work/viaduct.yaml"
+cp -r helm/viaduct "$work/chart"
+rm -rf "$work"/chart/crds
+helm/generate.py "$work/chart"
+
 if [ "${1:-}" = --check ]; then
-  cmp -s "$output" "$output.new" || {
-    echo "deploy/$output is stale: run deploy/generate.sh" >&2
-    exit 1
-  }
+  stale() { echo "deploy/$1 is stale: run deploy/generate.sh (make manifests)" >&2; exit 1; }
+  cmp -s viaduct.yaml "$work/viaduct.yaml" || stale viaduct.yaml
+  diff -r helm/viaduct "$work/chart" || stale helm/viaduct
+  helm/check.sh
 else
-  mv "$output.new" "$output"
+  cp "$work/viaduct.yaml" viaduct.yaml
+  rm -rf helm/viaduct/crds
+  cp -r "$work/chart/." helm/viaduct/
 fi

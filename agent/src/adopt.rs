@@ -168,7 +168,7 @@ mod tests {
         for (cidr, node) in blocks {
             let cidr: Cidr = cidr.parse().unwrap();
             let block = Block::new(cidr, "p0".parse().unwrap(), node.parse().unwrap(), 1);
-            view.blocks.insert(cidr, block);
+            view.blocks.insert(cidr, block.into());
         }
         view
     }

@@ -1,6 +1,6 @@
 //! Taking away what an agent left: exactly what is ours, and nothing else.
 //!
-//! Called by `viaductctl cleanup`, never by the agent itself, which leaves the
+//! Called by `viaductctl cleanup` and `uninstall`, never by the agent itself, which leaves the
 //! dataplane in place when it stops. Needs no datastore and no agent: what is ours is
 //! known by its marks (docs/adr/0022), so that "nothing is wanted" compared with the
 //! kernel is the list of what to remove.
@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::dataplane::diff::diff;
 use crate::dataplane::kernel::{Kernel, KernelError};
-use crate::dataplane::objects::Desired;
+use crate::dataplane::objects::{Desired, is_host_end};
 use crate::egress::ruleset::{TABLE, TableFamily};
 use crate::kernel::{NetlinkError, NetlinkKernel};
 use crate::run_dir::{self, RunDirError};
@@ -27,12 +27,16 @@ const TABLES: [TableFamily; 2] = [TableFamily::Inet, TableFamily::Netdev];
 
 /// What agent, CNI server and plugin keep in the run directory. The lock is not among
 /// it: it stays, so that nobody ever holds a lock on a file that is gone.
-const FILES: [&str; 9] = [
+const FILES: [&str; 12] = [
     "endpoints",
     "pending",
     "damaged",
     "blocks.json",
     "blocks.json.tmp",
+    // An agent of another installation would take it for a hold on blocks.
+    "tenure.json",
+    "tenure.json.tmp",
+    "subnet.env.tmp",
     "subnet.env",
     "incarnation",
     "cni.sock",
@@ -84,6 +88,24 @@ pub fn plan(directory: &Path) -> Result<Cleaned, CleanupError> {
         .removed
         .extend(files.iter().map(|path| path.display().to_string()));
     Ok(cleaned)
+}
+
+/// Makes sure that no agent runs that uses this run directory.
+///
+/// # Errors
+/// When one does.
+pub fn idle(directory: &Path) -> Result<(), CleanupError> {
+    run_dir::lock_unused(directory)?;
+    Ok(())
+}
+
+/// How many pods of this host still have a link of ours.
+///
+/// # Errors
+/// When the kernel cannot be listed.
+pub fn attached() -> Result<usize, CleanupError> {
+    let links = NetlinkKernel::open()?.dump()?.links;
+    Ok(links.keys().filter(|name| is_host_end(name)).count())
 }
 
 /// Removes everything of ours from this network namespace, and the state of the agent

@@ -28,6 +28,7 @@ pub mod node;
 pub mod registrar;
 pub mod run;
 pub mod run_dir;
+pub mod service;
 pub mod spoofed;
 pub mod state;
 pub mod steward;

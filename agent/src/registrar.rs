@@ -31,7 +31,7 @@ pub async fn keep(
             !v.unreadable
                 .contains_key(&view::label(Kind::Node, name.as_str()))
         });
-        if let Some(record) = record.filter(|r| !in_sync || standing.as_ref() != Some(r)) {
+        if let Some(record) = record.filter(|r| !in_sync || standing.as_deref() != Some(r)) {
             match ensure(&store, &name, &record).await {
                 Ok(()) => backoff.reset(),
                 Err(error) => {

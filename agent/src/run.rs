@@ -29,7 +29,7 @@ use crate::run_dir::RunDir;
 use crate::spoofed::Spoofed;
 use crate::state::{DataplaneReport, UnderlayTrouble};
 use crate::steward;
-use crate::{adopt, announcer, http, registrar, tenure, view};
+use crate::{adopt, announcer, http, registrar, service, tenure, view};
 
 /// How long the node counts as alive after its agent was last heard of. Short, so
 /// that a name is free again soon after a machine died.
@@ -205,6 +205,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         },
     ));
 
+    tokio::spawn(service::announce(reports.clone(), egress_reports.clone()));
+
     tokio::select! {
         () = shutdown.requested() => tracing::info!("stopping; the dataplane stays as it is"),
         () = verified(reports, egress_reports), if flags.once => tracing::info!("the kernel is verified; done (--once)"),
@@ -216,6 +218,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             anyhow::bail!("another agent took the node name {:?} while this one did not reach the datastore: {by}", identity.name.as_str());
         }
     }
+    service::stopping();
     cni.stop().await;
     holding.release().await;
     Ok(())

@@ -243,7 +243,8 @@ fn publish(
     told: &mut Option<NodeState>,
     outputs: &Outputs,
 ) {
-    let record = node::record(identity, &place.local, view.nodes.get(&identity.name));
+    let standing = view.nodes.get(&identity.name).map(Arc::as_ref);
+    let record = node::record(identity, &place.local, standing);
     outputs.record.send_if_modified(|published| {
         let changed = published.as_ref() != Some(&record);
         *published = Some(record);

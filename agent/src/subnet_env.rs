@@ -47,7 +47,7 @@ mod tests {
         let block: Cidr = "10.64.3.0/26".parse().unwrap();
         view.blocks.insert(
             block,
-            Block::new(block, "default".parse().unwrap(), name.clone(), 1),
+            Block::new(block, "default".parse().unwrap(), name.clone(), 1).into(),
         );
         let mut state = NodeState {
             local: LocalNode {

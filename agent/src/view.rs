@@ -24,7 +24,7 @@ pub struct ViewIndex {
     view: Arc<ClusterView>,
     told: [bool; 3],
     /// Blocks that somebody's hand made wrongly, kept out of the view.
-    refused: BTreeMap<Cidr, Block>,
+    refused: BTreeMap<Cidr, Arc<Block>>,
     /// Whether pools or blocks have changed since they were looked over.
     unscreened: bool,
 }
@@ -79,7 +79,7 @@ impl ViewIndex {
         }
         self.unscreened = false;
         let all = self.view.blocks.iter().chain(&self.refused);
-        let all: BTreeMap<&Cidr, &Block> = all.collect();
+        let all: BTreeMap<&Cidr, &Block> = all.map(|(cidr, block)| (cidr, &**block)).collect();
         let pools = &self.view.pools;
         let faults = block_faults(all.into_values(), |name| pools.get(name));
         if faults.keys().eq(self.refused.keys()) {
@@ -146,20 +146,20 @@ fn put(view: &mut ClusterView, kind: Kind, entry: &Entry) -> Option<Invalid> {
     let unreadable = &mut view.unreadable;
     match kind {
         Kind::Pool => {
-            insert::<PoolName, Pool>(&mut view.pools, unreadable, entry, |n| n.parse().ok())
+            insert::<PoolName, Pool, _>(&mut view.pools, unreadable, entry, |n| n.parse().ok())
         }
         Kind::Block => {
-            insert::<Cidr, Block>(&mut view.blocks, unreadable, entry, Cidr::from_record_name)
+            insert::<Cidr, Block, _>(&mut view.blocks, unreadable, entry, Cidr::from_record_name)
         }
         Kind::Node => {
-            insert::<NodeName, Node>(&mut view.nodes, unreadable, entry, |n| n.parse().ok())
+            insert::<NodeName, Node, _>(&mut view.nodes, unreadable, entry, |n| n.parse().ok())
         }
         Kind::Claim => None,
     }
 }
 
-fn insert<K: Ord, T: Record>(
-    records: &mut BTreeMap<K, T>,
+fn insert<K: Ord, T: Record, V: From<T>>(
+    records: &mut BTreeMap<K, V>,
     unreadable: &mut BTreeMap<String, String>,
     entry: &Entry,
     key: impl Fn(&str) -> Option<K>,
@@ -169,7 +169,7 @@ fn insert<K: Ord, T: Record>(
     match (decode::<T>(entry), key(&entry.name)) {
         (Ok(named), Some(key)) => {
             unreadable.remove(&label);
-            records.insert(key, named.record);
+            records.insert(key, named.record.into());
             None
         }
         (Err(invalid), _) => {

@@ -10,7 +10,7 @@ use viaduct_datastore::{Records, StoreArgs, StoreError, StoreOptions};
 
 use crate::output::{self, Format};
 use crate::snapshot::Snapshot;
-use crate::{blocks, cleanup, install, lab, nodes, pools, status};
+use crate::{blocks, cleanup, install, lab, nodes, pools, status, uninstall};
 
 /// Inspects a Viaduct network and runs it in a lab
 #[derive(Debug, Parser)]
@@ -63,6 +63,11 @@ enum Verb {
     /// Put on this host what an agent in a container needs there (as root)
     #[command(subcommand)]
     Install(install::Verb),
+    /// Take Viaduct off this host: CNI configuration, what an agent left, CNI plugin
+    ///
+    /// Needs root; no datastore and no agent. Refused while the agent runs, and while
+    /// pods of this network do, unless --cut-off-pods says otherwise.
+    Uninstall(uninstall::UninstallArgs),
     /// Run a whole network on this machine: nodes and pods as network namespaces
     #[command(subcommand)]
     Lab(lab::Verb),
@@ -82,6 +87,7 @@ pub(crate) fn run(cli: Cli, matches: &ArgMatches) -> ExitCode {
         }
         Verb::Install(verb) => install::run(verb),
         Verb::Cleanup(args) => cleanup::run(&args, cli.output),
+        Verb::Uninstall(args) => uninstall::run(&args),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "viaductctl", &mut script);

@@ -14,6 +14,7 @@ mod output;
 mod pools;
 mod snapshot;
 mod status;
+mod uninstall;
 
 use std::process::ExitCode;
 

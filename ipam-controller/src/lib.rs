@@ -29,6 +29,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -129,12 +130,21 @@ async fn run(flags: &Flags, options: &StoreOptions, policy: Policy) -> anyhow::R
         metrics,
         started,
     };
+    // Leading or not: who stands by does what it is there for.
+    notify(&[NotifyState::Ready]);
     tokio::select! {
         () = control.run(stop) => {
             tracing::info!("stopped");
             Ok(())
         }
         served = http::serve(listener, pages) => served.context("the HTTP server failed"),
+    }
+}
+
+/// Tells a service manager how the controller fares; without `NOTIFY_SOCKET` nobody.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the service manager cannot be told");
     }
 }
 
@@ -148,6 +158,7 @@ fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        notify(&[NotifyState::Stopping]);
         sender.send_replace(true);
         // A receiver sees a dropped sender as an end too, but keeping it is clearer.
         std::future::pending::<()>().await;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -28,7 +29,8 @@ macro_rules! record_name {
     ($(#[$doc:meta])* $type:ident, $what:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $type(String);
+        // Shared: one name stands in many records and maps, and views of the cluster are copied.
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// The name as text.
@@ -42,7 +44,7 @@ macro_rules! record_name {
 
             fn from_str(s: &str) -> Result<Self, Invalid> {
                 if is_subdomain(s) {
-                    return Ok(Self(s.to_owned()));
+                    return Ok(Self(s.into()));
                 }
                 let shown: String = s.chars().take(64).collect();
                 let shown = if shown.len() < s.len() {

@@ -17,6 +17,7 @@
 //! A generation tells today's grant from one of the past. A record that is older than
 //! what we hold, or that we gave up already, comes from a store that was put back.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -127,7 +128,7 @@ impl Tenure {
     }
 
     /// Takes in all blocks as the watch tells of them.
-    pub fn told(&mut self, blocks: &BTreeMap<Cidr, Block>, now_ms: u64) {
+    pub fn told<B: Borrow<Block>>(&mut self, blocks: &BTreeMap<Cidr, B>, now_ms: u64) {
         self.ghosts.clear();
         let absent: Vec<Cidr> = self
             .held
@@ -139,7 +140,7 @@ impl Tenure {
             self.vanished(cidr);
         }
         for block in blocks.values() {
-            self.stands(block, now_ms);
+            self.stands(block.borrow(), now_ms);
         }
     }
 

@@ -4,7 +4,7 @@
 //! A peer is refused as a whole and by name, so that it is never half reachable; what
 //! overlaps the underlay is never routed, since that would cut nodes off.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use viaduct_model::{Block, BlockState, Cidr, Family, Node, NodeName};
@@ -60,13 +60,19 @@ pub(super) fn sound<'a>(
     mut blocks: BTreeMap<NodeName, Vec<Cidr>>,
     desired: &mut Desired,
 ) -> Vec<Peer<'a>> {
+    // With thousands of nodes, each must not look through all blocks.
+    let mut homes: HashMap<&NodeName, Vec<&Block>> = HashMap::new();
+    for block in state.view.blocks.values() {
+        homes.entry(&block.node).or_default().push(block);
+    }
     let mut peers = Vec::new();
     for (name, node) in &state.view.nodes {
         if *name == state.local.name {
             continue;
         }
         let theirs = blocks.remove(name).unwrap_or_default();
-        match peer(name, node, theirs, state) {
+        let homes = homes.get(name).map_or(&[][..], Vec::as_slice);
+        match peer((name, node), theirs, homes, state) {
             Ok(Some(peer)) => peers.push(peer),
             Ok(None) => {}
             Err(why) => desired.refusals.push(refusal(name, &why)),
@@ -75,11 +81,12 @@ pub(super) fn sound<'a>(
     peers
 }
 
-/// What to know of a peer; `None` while it has no overlay address yet.
+/// What to know of a peer with those usable blocks, of all that are its; `None` while it has
+/// no overlay address yet.
 fn peer<'a>(
-    name: &'a NodeName,
-    node: &'a Node,
+    (name, node): (&'a NodeName, &'a Node),
     blocks: Vec<Cidr>,
+    homes: &[&Block],
     state: &'a NodeState,
 ) -> Result<Option<Peer<'a>>, String> {
     let local = &state.local;
@@ -110,9 +117,8 @@ fn peer<'a>(
         ));
     }
     // A quarantined or refused block still is the node's: only then is the address wrong.
-    let home = state
-        .view
-        .blocks_of(name)
+    let home = homes
+        .iter()
         .find(|block| block.cidr.contains(IpAddr::V4(overlay)));
     match home {
         None => {

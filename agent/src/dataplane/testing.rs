@@ -115,14 +115,14 @@ impl Cluster {
             labels: Default::default(),
             extra: Default::default(),
         };
-        self.view.nodes.insert(name(peer), node);
+        self.view.nodes.insert(name(peer), node.into());
         self.node(peer).overlay.v4 = Some(first);
         self.block(&format!("{first}/26"), peer);
     }
 
     /// The record of a node.
     pub(crate) fn node(&mut self, node: &str) -> &mut Node {
-        self.view.nodes.get_mut(&name(node)).expect("the node")
+        Arc::make_mut(self.view.nodes.get_mut(&name(node)).expect("the node"))
     }
 
     /// Sets how a node carries traffic.
@@ -142,7 +142,12 @@ impl Cluster {
             name(node),
             1,
         );
-        self.view.blocks.entry(block.cidr).or_insert(block)
+        Arc::make_mut(
+            self.view
+                .blocks
+                .entry(block.cidr)
+                .or_insert_with(|| block.into()),
+        )
     }
 
     /// Adds a pool.

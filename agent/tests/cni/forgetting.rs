@@ -98,7 +98,7 @@ fn the_address_that_rests_longest_is_used_early_and_counted_when_no_other_is_fre
         let mut small = node_state();
         let view = Arc::make_mut(&mut small.view);
         let (_, mut block) = view.blocks.pop_first().unwrap();
-        block.cidr = "10.64.0.0/29".parse().unwrap();
+        Arc::make_mut(&mut block).cidr = "10.64.0.0/29".parse().unwrap();
         view.blocks.insert(block.cidr, block);
         node.state.send_replace(Some(small));
         let early = || metrics.early_reuses.get();

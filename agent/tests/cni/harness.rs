@@ -319,7 +319,7 @@ pub(crate) fn node_state() -> NodeState {
             overlay: Some([10, 64, 0, 0].into()),
         },
         view: Arc::new(ClusterView {
-            blocks: BTreeMap::from([(cidr, block)]),
+            blocks: BTreeMap::from([(cidr, block.into())]),
             ..ClusterView::default()
         }),
         on_link: Default::default(),

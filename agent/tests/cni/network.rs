@@ -81,7 +81,7 @@ fn status_says_whether_an_add_would_succeed() {
         let mut small = node_state();
         let view = Arc::make_mut(&mut small.view);
         let (_, mut block) = view.blocks.pop_first().unwrap();
-        block.cidr = "10.64.0.0/31".parse().unwrap();
+        Arc::make_mut(&mut block).cidr = "10.64.0.0/31".parse().unwrap();
         view.blocks.insert(block.cidr, block);
         node.state.send_replace(Some(small));
         eventually("the block is there", || node.used() == 0).await;

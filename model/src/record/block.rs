@@ -12,7 +12,7 @@ use crate::{Cidr, Invalid, NodeName, PoolName};
 ///
 /// Created by create-if-absent on a key that is its CIDR, so that no two
 /// controllers can give one block to two nodes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Block {
     /// The addresses.

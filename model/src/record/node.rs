@@ -9,7 +9,7 @@ use super::{Extra, Kind, Record};
 use crate::{Cidr, Invalid, MacAddr, NodeName};
 
 /// What peers need to reach a node's pods. Written by that node's agent only.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
     /// Tells two agents under one name apart; drawn anew at each boot.

@@ -9,7 +9,7 @@ use crate::{Cidr, Family, Invalid, NodeName, PoolName};
 
 /// A range of pod addresses. The spec is written by the user, the status by the
 /// leading controller.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pool {
     /// The range. Immutable, and disjoint from every other pool's.

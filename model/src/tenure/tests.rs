@@ -23,7 +23,7 @@ fn block(node: &str, generation: u64, state: BlockState) -> Block {
 }
 
 fn told(tenure: &mut Tenure, blocks: &[Block], now: u64) {
-    let blocks = blocks.iter().map(|b| (b.cidr, b.clone())).collect();
+    let blocks: BTreeMap<Cidr, Block> = blocks.iter().map(|b| (b.cidr, b.clone())).collect();
     tenure.told(&blocks, now);
 }
 

@@ -7,6 +7,7 @@
 //! Run by `make bench`. It must never touch the host's own network, and never
 //! make a reference slower than it is.
 
+mod api;
 mod flags;
 mod icmp;
 mod machine;

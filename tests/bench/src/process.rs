@@ -14,6 +14,27 @@ pub(crate) fn resident_mib(pid: u32) -> Result<f64> {
     status_kib(pid, "VmRSS:").map(|kib| kib / 1024.0)
 }
 
+/// The most resident memory that a process ever had in MiB (`VmHWM`).
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn peak_mib(pid: u32) -> Result<f64> {
+    status_kib(pid, "VmHWM:").map(|kib| kib / 1024.0)
+}
+
+/// The number of prefixes in the main table of a process's namespace. Asking costs
+/// microseconds, so that waiting takes nothing from what is waited for.
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn prefixes(pid: u32) -> Result<usize> {
+    let path = format!("/proc/{pid}/net/fib_triestat");
+    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    text.lines()
+        .find_map(|line| line.trim().strip_prefix("Prefixes:")?.trim().parse().ok())
+        .with_context(|| format!("{path} shows no prefixes"))
+}
+
 /// Of the resident memory, what is the process's own and not of a file, in MiB.
 ///
 /// # Errors
@@ -89,6 +110,11 @@ mod tests {
     }
 
     #[test]
+    fn this_namespace_has_a_readable_routing_table() {
+        prefixes(std::process::id()).unwrap();
+    }
+
+    #[test]
     fn this_process_has_memory_and_time() {
         let pid = std::process::id();
         let before = cpu_time(pid).unwrap();
@@ -98,6 +124,7 @@ mod tests {
         }
         let resident = resident_mib(pid).unwrap();
         assert!(resident > 0.1 && anonymous_mib(pid).unwrap() <= resident);
+        assert!(peak_mib(pid).unwrap() >= resident);
         assert!(cpu_time(u32::MAX).is_err());
     }
 }

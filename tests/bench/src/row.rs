@@ -14,6 +14,9 @@ pub(crate) enum Unit {
     GigabitsPerSecond,
     PodsPerSecond,
     PercentOfACore,
+    PerSecond,
+    PerMinute,
+    Bytes,
 }
 
 impl Unit {
@@ -27,6 +30,9 @@ impl Unit {
             Unit::GigabitsPerSecond => format!("{value:.2} Gbit/s"),
             Unit::PodsPerSecond => format!("{value:.0} pods/s"),
             Unit::PercentOfACore => format!("{value:.3}% core"),
+            Unit::PerSecond => format!("{value:.2}/s"),
+            Unit::PerMinute => format!("{value:.1}/min"),
+            Unit::Bytes => format!("{value:.0} bytes"),
         }
     }
 }

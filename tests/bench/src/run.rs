@@ -15,15 +15,22 @@ use crate::row::Row;
 /// Runs what was asked for and prints the report.
 pub(crate) fn all(flags: &Flags) -> ExitCode {
     let machine = Machine::now();
-    let wanted: Vec<&'static Measurement> = measure::ALL
+    let (wanted, skipped): (Vec<&'static Measurement>, Vec<_>) = measure::ALL
         .iter()
         .filter(|m| flags.only.is_empty() || flags.only.iter().any(|n| n == m.name))
-        .collect();
+        .partition(|m| m.needs.is_none_or(|name| std::env::var_os(name).is_some()));
     let done: Vec<Measured> = wanted
         .chunk_by(|one, next| one.mostly_waits && next.mostly_waits)
         .flat_map(|together| measured(together, flags))
         .collect();
     println!("{}", report::text(&machine, flags.rounds, &done));
+    for measurement in skipped {
+        let needs = measurement.needs.unwrap_or_default();
+        println!(
+            "SKIPPED: {} ({}): {needs} is not set; `make kube-bins` builds the programs and says where",
+            measurement.name, measurement.about
+        );
+    }
     if let Err(error) = report::write_json(&flags.json, &machine, flags.rounds, &done) {
         eprintln!("the numbers cannot be written: {error:#}");
         return ExitCode::FAILURE;

@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context, Result};
 use viaduct_datastore::{Records, StoreOptions, open};
 use viaduct_model::record::{Backend, Overlay, Underlay};
-use viaduct_model::{Block, Cidr, MacAddr, Node, NodeName};
+use viaduct_model::{Block, BlockUsage, Cidr, Claim, MacAddr, Node, NodeName, PerFamily};
 
 /// How many records are written at the same time.
-const WIDTH: usize = 32;
+pub(crate) const WIDTH: usize = 32;
 
 /// One peer.
 #[derive(Debug, Clone)]
@@ -64,8 +64,17 @@ pub(crate) fn write(store: &StoreOptions, peers: &[Peer]) -> Result<()> {
 }
 
 async fn write_one(records: &Records, peer: &Peer) -> Result<()> {
+    write_node(records, peer).await?;
+    write_block(records, peer).await
+}
+
+/// Writes a peer's Node record, as its agent would.
+///
+/// # Errors
+/// What the store said.
+pub(crate) async fn write_node(records: &Records, peer: &Peer) -> Result<()> {
     let node = Node {
-        incarnation: format!("simulated-{}", peer.mac),
+        incarnation: incarnation(peer),
         underlay: Underlay {
             v4: Some(peer.underlay),
             v6: None,
@@ -84,16 +93,52 @@ async fn write_one(records: &Records, peer: &Peer) -> Result<()> {
         labels: Default::default(),
         extra: Default::default(),
     };
+    let created = records.create(peer.name.as_str(), &node, None).await;
+    created
+        .map(drop)
+        .with_context(|| format!("node {}", peer.name))
+}
+
+/// Writes a peer's Block record, as a controller would.
+///
+/// # Errors
+/// What the store said.
+pub(crate) async fn write_block(records: &Records, peer: &Peer) -> Result<()> {
     let block = Block::new(peer.block, "default".parse()?, peer.name.clone(), 1);
-    records
-        .create(peer.name.as_str(), &node, None)
-        .await
-        .with_context(|| format!("node {}", peer.name))?;
-    records
-        .create(&peer.block.record_name(), &block, None)
-        .await
-        .with_context(|| format!("block {}", peer.block))?;
-    Ok(())
+    let name = peer.block.record_name();
+    let created = records.create(&name, &block, None).await;
+    created
+        .map(drop)
+        .with_context(|| format!("block {}", peer.block))
+}
+
+/// Writes a peer's Claim, as its agent would that has what it wants.
+///
+/// # Errors
+/// What the store said.
+pub(crate) async fn write_claim(records: &Records, peer: &Peer) -> Result<()> {
+    let block = peer.block.record_name();
+    let claim = Claim {
+        incarnation: incarnation(peer),
+        host: peer.name.to_string(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        wants: PerFamily { v4: 1, v6: 0 },
+        gives: Default::default(),
+        holds: [(block.clone(), 1)].into(),
+        renews: Default::default(),
+        ended: 0,
+        blocks: [(block, BlockUsage { used: 0, free: 63 })].into(),
+        conditions: Vec::new(),
+        extra: Default::default(),
+    };
+    let created = records.create(peer.name.as_str(), &claim, None).await;
+    created
+        .map(drop)
+        .with_context(|| format!("claim {}", peer.name))
+}
+
+fn incarnation(peer: &Peer) -> String {
+    format!("simulated-{}", peer.mac)
 }
 
 #[cfg(test)]

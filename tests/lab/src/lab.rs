@@ -130,6 +130,7 @@ impl Lab {
     pub fn store_options(&self) -> viaduct_datastore::StoreOptions {
         viaduct_datastore::StoreOptions {
             url: self.store.url().to_owned(),
+            kubeconfig: self.store.kubeconfig(),
             etcd_prefix: Some(self.options.etcd_prefix.clone()),
             ..Default::default()
         }
@@ -210,6 +211,7 @@ impl Lab {
     /// When its namespace cannot be made.
     pub fn new_node(&self) -> Result<Arc<Node>> {
         let number = self.nodes().len() + 1;
+        self.store.register(&format!("n{number}"))?;
         let mut args = store_flags(&self.store, &self.options);
         args.extend(self.options.backend_flags());
         args.extend_from_slice(&self.options.agent_args);
@@ -338,12 +340,10 @@ pub(crate) fn prepare() -> Result<()> {
 }
 
 fn store_flags(store: &StoreServer, options: &LabOptions) -> Vec<String> {
-    [
-        "--datastore",
-        store.url(),
-        "--etcd-prefix",
-        &options.etcd_prefix,
-    ]
-    .map(str::to_owned)
-    .into()
+    let mut flags = vec!["--datastore".to_owned(), store.url().to_owned()];
+    flags.extend(["--etcd-prefix".to_owned(), options.etcd_prefix.clone()]);
+    if let Some(file) = store.kubeconfig() {
+        flags.extend(["--kubeconfig".to_owned(), file.display().to_string()]);
+    }
+    flags
 }

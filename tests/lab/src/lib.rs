@@ -18,6 +18,7 @@ pub mod daemon;
 pub mod environment;
 pub mod http;
 pub mod isolate;
+mod kube;
 pub mod lab;
 pub mod machine;
 pub mod matrix;

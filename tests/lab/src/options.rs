@@ -1,5 +1,6 @@
 //! What a lab is made of.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, ensure};
@@ -209,6 +210,13 @@ pub enum Datastore {
     /// An etcd that runs already; `host:port` each, dialled from where the lab
     /// was started.
     Relayed(Vec<String>),
+    /// An API server of Kubernetes that the lab starts on its underlay.
+    Kube {
+        /// The directory of the programs `etcd`, `kube-apiserver` and `kubectl`.
+        programs: PathBuf,
+        /// The directory of the definitions of Viaduct's kinds, `deploy/crds`.
+        definitions: PathBuf,
+    },
 }
 
 impl FromStr for Datastore {

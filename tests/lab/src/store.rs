@@ -1,7 +1,7 @@
-//! The lab's datastore: a file, an etcd of its own, or a way to one outside.
+//! The lab's datastore: a file, an etcd or API server of its own, or a way to an etcd outside.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::control::Control;
 use crate::daemon::{Daemon, Signal};
+use crate::kube::{self, ApiServer};
 use crate::options::Datastore;
 use crate::privilege::{Privilege, STORE_GID, has_uids, make_dir};
 use crate::underlay;
@@ -23,6 +24,7 @@ pub struct StoreServer {
     url: String,
     endpoints: Option<String>,
     daemon: Option<Daemon>,
+    kube: Option<ApiServer>,
 }
 
 impl StoreServer {
@@ -31,6 +33,10 @@ impl StoreServer {
             Datastore::Sqlite => sqlite(),
             Datastore::Etcd => etcd(),
             Datastore::Relayed(targets) => relayed(targets, control),
+            Datastore::Kube {
+                programs,
+                definitions,
+            } => kube(programs, definitions),
         }
     }
 
@@ -46,7 +52,28 @@ impl StoreServer {
 
     /// The server's process, when the lab started one.
     pub fn daemon(&self) -> Option<&Daemon> {
-        self.daemon.as_ref()
+        self.daemon
+            .as_ref()
+            .or(self.kube.as_ref().map(|kube| &kube.server))
+    }
+
+    /// The file that says how to reach the API server, with one.
+    pub fn kubeconfig(&self) -> Option<PathBuf> {
+        self.kube.as_ref().map(|_| kube::kubeconfig())
+    }
+
+    /// The API server's etcd and itself, with one.
+    pub fn kubernetes(&self) -> Option<[&Daemon; 2]> {
+        let kube = self.kube.as_ref()?;
+        Some([&kube.etcd, &kube.server])
+    }
+
+    /// Tells the API server that there is a node; with the others there is nothing to do.
+    pub(crate) fn register(&self, node: &str) -> Result<()> {
+        match self.kube {
+            Some(_) => kube::register(node),
+            None => Ok(()),
+        }
     }
 
     /// Kills the lab's etcd without warning.
@@ -96,6 +123,16 @@ fn sqlite() -> Result<StoreServer> {
         url: format!("sqlite:{}", file.display()),
         endpoints: None,
         daemon: None,
+        kube: None,
+    })
+}
+
+fn kube(programs: &Path, definitions: &Path) -> Result<StoreServer> {
+    Ok(StoreServer {
+        url: "kube".to_owned(),
+        endpoints: None,
+        daemon: None,
+        kube: Some(ApiServer::start(programs, definitions)?),
     })
 }
 
@@ -126,6 +163,7 @@ fn etcd() -> Result<StoreServer> {
         url: format!("etcd://{address}:{ETCD_PORT}"),
         endpoints: Some(client),
         daemon: Some(daemon),
+        kube: None,
     })
 }
 
@@ -170,6 +208,7 @@ fn relayed(targets: &[String], control: &Arc<Control>) -> Result<StoreServer> {
         url: format!("etcd://{}", hosts.join(",")),
         endpoints: Some(hosts.join(",")),
         daemon: None,
+        kube: None,
     })
 }
 

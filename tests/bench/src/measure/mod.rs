@@ -4,6 +4,7 @@ mod agent;
 mod cni;
 mod heal;
 mod join;
+mod kube;
 mod path;
 mod peers;
 mod underlay;
@@ -38,6 +39,8 @@ pub(crate) struct Measurement {
     /// Whether it takes so long only because it watches something that does nothing, and
     /// so may be taken together with its neighbours of that kind.
     pub mostly_waits: bool,
+    /// An environment variable without which it is left out.
+    pub needs: Option<&'static str>,
     /// Measures, inside a lab's namespaces where nothing is set up yet.
     pub run: fn(Setting) -> Result<Vec<Row>>,
 }
@@ -48,55 +51,71 @@ pub(crate) const ALL: &[Measurement] = &[
         name: "cni",
         about: "ADD and DEL of 200 pods through the plugin, beside ptp with host-local",
         mostly_waits: false,
+        needs: None,
         run: cni::run,
     },
     Measurement {
         name: "join",
         about: "from the start of a fourth agent to its pod's first reply to every other pod",
         mostly_waits: false,
+        needs: None,
         run: join::run,
     },
     Measurement {
         name: "agent",
         about: "an agent's memory and its CPU time when nothing changes, on etcd",
         mostly_waits: true,
+        needs: None,
         run: agent::on_etcd,
     },
     Measurement {
         name: "agent-sqlite",
         about: "the same on sqlite",
         mostly_waits: true,
+        needs: None,
         run: agent::on_sqlite,
     },
     Measurement {
         name: "peers",
         about: "2,000 peers: cold start, beside ip -batch and bridge -batch; memory",
         mostly_waits: false,
+        needs: None,
         run: peers::run,
     },
     Measurement {
         name: "heal",
         about: "damage to repair, 200 times for each kind of object; damage without end",
         mostly_waits: false,
+        needs: None,
         run: heal::run,
     },
     Measurement {
         name: "underlay",
         about: "a node's underlay changes, goes and comes back: until its pods are reached",
         mostly_waits: false,
+        needs: None,
         run: underlay::run,
     },
     Measurement {
         name: "path",
         about: "pod to pod over two nodes by vxlan, beside the same made by hand and node to node",
         mostly_waits: false,
+        needs: None,
         run: path::vxlan,
     },
     Measurement {
         name: "path-host-gw",
         about: "pod to pod over two nodes by host-gw, beside the same made by hand and node to node",
         mostly_waits: false,
+        needs: None,
         run: path::host_gw,
+    },
+    Measurement {
+        name: "kube",
+        about: "1,000 and 5,000 nodes in a real API server of Kubernetes",
+        mostly_waits: false,
+        needs: Some(kube::PROGRAMS),
+        run: kube::run,
     },
 ];
 

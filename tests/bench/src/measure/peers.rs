@@ -80,12 +80,12 @@ fn cold_start(node: &Node) -> Result<Duration> {
     // Counting the prefixes of the routing table costs microseconds, so that
     // waiting takes nothing from the agent. Routes come last; the rest is
     // counted then.
-    while prefixes(pid)? < PEERS as usize {
+    while process::prefixes(pid)? < PEERS as usize {
         node.agent().still_runs()?;
         ensure!(
             start.elapsed() < TIMEOUT,
             "after {TIMEOUT:?}, {} routes; the log ends:\n{}",
-            prefixes(pid)?,
+            process::prefixes(pid)?,
             node.agent().log_tail(10)
         );
         std::thread::sleep(Duration::from_millis(1));
@@ -136,25 +136,6 @@ fn count(text: String, needle: &str) -> usize {
     text.lines().filter(|line| line.contains(needle)).count()
 }
 
-/// The number of prefixes in the main table of a process's namespace.
-fn prefixes(pid: u32) -> Result<usize> {
-    let path = format!("/proc/{pid}/net/fib_triestat");
-    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-    text.lines()
-        .find_map(|line| line.trim().strip_prefix("Prefixes:")?.trim().parse().ok())
-        .with_context(|| format!("{path} shows no prefixes"))
-}
-
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_namespace_has_a_readable_routing_table() {
-        prefixes(std::process::id()).unwrap();
-    }
 }
