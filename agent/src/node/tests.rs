@@ -26,7 +26,7 @@ fn view(blocks: &[&str]) -> ClusterView {
         let cidr: Cidr = block.parse().unwrap();
         view.blocks.insert(
             cidr,
-            Block::new(cidr, "default".parse().unwrap(), name(), 1),
+            Block::new(cidr, "default".parse().unwrap(), name(), 1).into(),
         );
     }
     view
