@@ -8,6 +8,7 @@
 #   make soak    what takes long (nightly): five minutes without etcd under traffic and churn
 #   make test-vm the end-to-end tests on Debian's own kernel, in virtual machines (root)
 #   make test-kube  the same network on a real Kubernetes of three nodes (root, Go)
+#   make conformance  the Kubernetes project's own network tests, all 47, on the same (root, Go)
 #   make image   the container image as an OCI archive, without a container engine
 #   make kube-bins  Kubernetes and what it needs, built once into a cache (11 CPU minutes)
 #   make test-kube-store  the store's suite on a real API server of Kubernetes
@@ -17,7 +18,7 @@
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all build shim demo test test-vm test-kube test-kube-store kube-bins image manifests soak lint bench deps clean
+.PHONY: all build shim demo test test-vm test-kube conformance test-kube-store kube-bins image manifests soak lint bench deps clean
 
 HOST_TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 MUSL_TARGET := $(subst -gnu,-musl,$(HOST_TARGET))
@@ -75,11 +76,17 @@ test-kube-store:
 manifests:
 	KUBECTL=$${KUBECTL:-$$(tests/kube/build.sh)/bin/kubectl} deploy/generate.sh
 
-# PROXIES=iptables for one mode of kube-proxy only.
+# RUNS=iptables for one of its clusters only, CHECKS for some of the checks.
 test-kube: build
 	@tests/kube/setup.sh
 	cargo build --release --locked -p viaduct-kube
-	tests/kube/run.sh
+	tests/kube/run.sh $(CHECKS)
+
+# FOCUS=EXPRESSION for some of the tests, PROXY=nftables for the other mode of kube-proxy.
+conformance: build
+	@tests/kube/setup.sh suite
+	cargo build --release --locked -p viaduct-kube
+	tests/kube/conformance.sh '$(FOCUS)'
 
 bench: build
 	cargo bench --locked -p viaduct-model

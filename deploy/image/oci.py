@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="the archive to write")
     parser.add_argument("--name", required=True, help="the image's name with its tag")
     parser.add_argument("--entrypoint", action="append", default=[], help="a word of it; repeat")
+    parser.add_argument("--cmd", action="append", default=[], help="a word of its arguments; repeat")
     parser.add_argument("--user", default="0")
     parser.add_argument("--env", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
@@ -88,6 +89,7 @@ def main() -> None:
         **where,
         "config": {
             "Entrypoint": args.entrypoint,
+            "Cmd": args.cmd,
             "User": args.user,
             "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", *args.env],
             "Labels": labels,

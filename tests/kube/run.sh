@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # make test-kube: Viaduct on a real Kubernetes. All checks with kube-proxy in iptables mode,
-# then on a new cluster with nftables those that depend on it. Arguments choose among the checks.
+# then on a new cluster with nftables, and on a third where Nodes have pod CIDRs that are
+# adopted, those that depend on it. RUNS names other runs, arguments choose among the checks.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export VIADUCT_BIN_DIR=${VIADUCT_BIN_DIR:-$PWD/target/release}
@@ -15,10 +16,19 @@ step "Kubernetes $(basename "$(tests/kube/build.sh)")"
 KUBECTL=$(tests/kube/build.sh)/bin/kubectl deploy/generate.sh --check
 deploy/image/build.sh "$image"
 failed=0
-for proxy in ${PROXIES:-iptables nftables}; do
-  step "three nodes, kube-proxy in $proxy mode"
-  some=()
-  [ "$proxy" = iptables ] || some=(--short)
+for run in ${RUNS:-iptables nftables adopt}; do
+  some=(--short)
+  proxy=$run
+  case $run in
+  iptables) some=() ;;
+  nftables) ;;
+  adopt)
+    proxy=iptables
+    export VIADUCT_KUBE_NODE_CIDRS=yes VIADUCT_KUBE_DEPLOY=viaduct-adopt
+    ;;
+  *) echo "RUNS=$run: iptables, nftables and adopt are allowed" >&2 && exit 2 ;;
+  esac
+  step "three nodes, kube-proxy in $proxy mode${VIADUCT_KUBE_NODE_CIDRS:+, pod CIDRs adopted}"
   VIADUCT_KUBE_PROXY=$proxy tests/kube/cluster.sh up sh -c \
     "tests/kube/cluster.sh load $image && \"$VIADUCT_BIN_DIR/viaduct-kube\" \"\$@\"" sh "${some[@]}" "$@" |
     tee -a "$log" || failed=1

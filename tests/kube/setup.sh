@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the Kubernetes cluster needs beyond tests/setup.sh and is not there,
-# where that can be done (apt); otherwise names it in one line.
+# where that can be done (apt); otherwise names it in one line. `suite` as the argument adds
+# what the server image of the Kubernetes project's own end-to-end suite is made of.
 set -euo pipefail
 PATH="$PATH:/usr/sbin:/sbin"
 
@@ -16,6 +17,11 @@ need curl curl
 need openssl openssl
 need python3 python3-minimal
 need dpkg-deb dpkg
+if [ "${1:-}" = suite ]; then
+  need dig bind9-dnsutils
+  need nc netcat-openbsd
+  need busybox busybox-static
+fi
 
 [ "$(id -u)" -eq 0 ] || {
   echo "kubelet and containerd need root: run this as root" >&2

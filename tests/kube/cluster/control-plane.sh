@@ -55,7 +55,8 @@ start_kube_controller_manager() {
     --authorization-kubeconfig="$pki/controller-manager.conf" \
     --bind-address=127.0.0.1 --cert-dir="$state" --leader-elect=false \
     --use-service-account-credentials=true \
-    --service-account-private-key-file="$pki/sa.key" --root-ca-file="$pki/ca.crt"
+    --service-account-private-key-file="$pki/sa.key" --root-ca-file="$pki/ca.crt" \
+    ${NODE_CIDRS:+--allocate-node-cidrs --cluster-cidr=$PODS}
 }
 
 start_kube_scheduler() {

@@ -6,6 +6,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 RUN=${VIADUCT_KUBE_RUN:-/tmp/viaduct-kube}
 NODES=${VIADUCT_KUBE_NODES:-n1 n2 n3}
 PROXY=${VIADUCT_KUBE_PROXY:-iptables} # or nftables
+NODE_CIDRS=${VIADUCT_KUBE_NODE_CIDRS:-} # anything: the controller-manager gives Nodes pod CIDRs
 GROUP=viaduct-kube.${RUN##*/}         # its directory in each cgroup hierarchy
 
 GATEWAY=172.30.0.1 CONTROL=172.30.0.10

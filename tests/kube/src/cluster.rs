@@ -20,6 +20,37 @@ pub(crate) struct Cluster {
     home: String,
 }
 
+/// What is deployed: a directory of manifests/.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deployed {
+    /// viaduct: the records are in the Kubernetes API.
+    Kube,
+    /// viaduct-etcd: they are in the control plane's etcd.
+    Etcd,
+    /// viaduct-adopt: in the Kubernetes API, with the pod CIDRs of the Nodes for blocks.
+    Adopt,
+}
+
+impl Deployed {
+    /// What VIADUCT_KUBE_DEPLOY says.
+    pub(crate) fn chosen() -> Self {
+        match std::env::var("VIADUCT_KUBE_DEPLOY").as_deref() {
+            Ok("viaduct-etcd") => Self::Etcd,
+            Ok("viaduct-adopt") => Self::Adopt,
+            _ => Self::Kube,
+        }
+    }
+
+    /// Its kustomization.
+    pub(crate) fn kustomization(self) -> &'static str {
+        match self {
+            Self::Kube => "tests/kube/manifests/viaduct",
+            Self::Etcd => "tests/kube/manifests/viaduct-etcd",
+            Self::Adopt => "tests/kube/manifests/viaduct-adopt",
+        }
+    }
+}
+
 /// The nodes' names.
 pub(crate) const NODES: [&str; 3] = ["n1", "n2", "n3"];
 

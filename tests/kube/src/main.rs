@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use clap::Parser;
 
-use checks::ALL;
-use cluster::Cluster;
+use checks::{ALL, When};
+use cluster::{Cluster, Deployed};
 
 /// Checks Viaduct on the Kubernetes cluster that tests/kube/cluster.sh has started.
 #[derive(Debug, Parser)]
@@ -47,7 +47,11 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let chosen: Vec<_> = ALL
         .iter()
-        .filter(|check| !args.short || check.short)
+        .filter(|check| match check.when {
+            When::Always => true,
+            When::Once => !args.short,
+            When::Adopting => Deployed::chosen() == Deployed::Adopt,
+        })
         .filter(|check| {
             args.filter.is_empty() || args.filter.iter().any(|part| check.name.contains(part))
         })

@@ -2,6 +2,8 @@
 //! has left it, and leaves it whole.
 
 mod crowd;
+mod mistakes;
+mod node_cidrs;
 mod outages;
 mod pairs;
 mod permissions;
@@ -18,23 +20,39 @@ use crate::cluster::Cluster;
 pub(crate) struct Check {
     /// What is so when it passes.
     pub(crate) name: &'static str,
-    /// Whether it is worth it for every mode of kube-proxy.
-    pub(crate) short: bool,
+    /// In which runs.
+    pub(crate) when: When,
     /// Finds out; what it has to tell beside that it passed, if anything.
     pub(crate) run: fn(&Cluster) -> Result<String>,
+}
+
+/// Which runs a check is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// All: it depends on kube-proxy, or on where blocks come from.
+    Always,
+    /// Those that are not --short.
+    Once,
+    /// Those where nodes have pod CIDRs that are adopted.
+    Adopting,
 }
 
 /// The number of pods that most checks talk to.
 const WEB: usize = 12;
 
 const fn always(name: &'static str, run: fn(&Cluster) -> Result<String>) -> Check {
-    let short = true;
-    Check { name, short, run }
+    let when = When::Always;
+    Check { name, when, run }
 }
 
 const fn once(name: &'static str, run: fn(&Cluster) -> Result<String>) -> Check {
-    let short = false;
-    Check { name, short, run }
+    let when = When::Once;
+    Check { name, when, run }
+}
+
+const fn adopting(name: &'static str, run: fn(&Cluster) -> Result<String>) -> Check {
+    let when = When::Adopting;
+    Check { name, when, run }
 }
 
 /// All of them.
@@ -55,6 +73,10 @@ pub(crate) const ALL: &[Check] = &[
     always(
         "every pod reaches every pod, at the addresses that the API says",
         pairs::mesh,
+    ),
+    adopting(
+        "each node's one block is the pod CIDR of its Node",
+        node_cidrs::adopted,
     ),
     always("every node reaches every pod", pairs::from_nodes),
     always("a pod reaches what is outside, as its node", pairs::outside),
@@ -102,6 +124,26 @@ pub(crate) const ALL: &[Check] = &[
         crowd::second_pool,
     ),
     once("110 pods on one node start at once", crowd::starts),
+    once(
+        "blocks written wrongly by hand are told of and change nothing",
+        mistakes::wrong_blocks,
+    ),
+    once(
+        "an agent without a permission names verb and resource, and is not ready",
+        mistakes::missing_verb,
+    ),
+    once(
+        "with definitions of another version packets flow, and agents say what is wrong",
+        mistakes::wrong_definitions,
+    ),
+    once(
+        "a second installation stands aside and says so",
+        mistakes::second_installation,
+    ),
+    once(
+        "publishing writes each node's first block into its Node",
+        node_cidrs::published,
+    ),
     once(
         "every permission was used, and no call was denied",
         permissions::audited,

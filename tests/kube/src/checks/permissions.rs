@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::rollout::NAMESPACE;
-use crate::cluster::{Cluster, NODES};
+use crate::cluster::{Cluster, Deployed, NODES};
 
 /// Permissions that the checks here need not come to use, with the reason.
 const RARE: [(&str, &str); 3] = [
@@ -23,7 +23,7 @@ const RARE: [(&str, &str); 3] = [
 
 /// Whether the records are in the Kubernetes API at all.
 pub(super) fn elsewhere() -> bool {
-    std::env::var("VIADUCT_KUBE_DEPLOY").is_ok_and(|which| which != "viaduct")
+    Deployed::chosen() == Deployed::Etcd
 }
 
 /// With the token of an agent, all that another node owns is tried.

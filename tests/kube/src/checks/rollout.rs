@@ -5,30 +5,43 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::WEB;
-use crate::cluster::{Cluster, NODES};
+use crate::cluster::{Cluster, Deployed, NODES};
 use crate::pods::{self, Stream};
 use crate::wait;
 
 /// Where Viaduct runs.
 pub(super) const NAMESPACE: &str = "viaduct-system";
 
-/// The kustomization that is deployed, unless VIADUCT_KUBE_DEPLOY names another.
-const DEPLOYED: &str = "viaduct";
-
 /// The DaemonSet.
-const AGENTS: &str = "daemonset/viaduct-agent";
+pub(super) const AGENTS: &str = "daemonset/viaduct-agent";
+
+/// The controller's Deployment.
+pub(super) const CONTROLLERS: &str = "deployment/viaduct-controller";
 
 /// The bit of CAP_NET_ADMIN.
 const NET_ADMIN: u64 = 1 << 12;
 
 pub(super) fn deploy(cluster: &Cluster) -> Result<String> {
     let since = Instant::now();
-    let which = std::env::var("VIADUCT_KUBE_DEPLOY").unwrap_or_else(|_| DEPLOYED.to_owned());
-    cluster.apply_kustomization(&format!("tests/kube/manifests/{which}"))?;
+    let deployed = Deployed::chosen();
+    if deployed == Deployed::Adopt {
+        // It brings a pool, which the API server must know the kind of.
+        cluster.apply_kustomization("deploy/crds")?;
+        let definitions = [
+            "--for=condition=Established",
+            "crd",
+            "--all",
+            "--timeout=30s",
+        ];
+        cluster.kubectl(&[&["wait"], &definitions[..]].concat())?;
+    }
+    cluster.apply_kustomization(deployed.kustomization())?;
     nodes_ready(cluster)?;
     let took = since.elapsed();
     rolled_out(cluster, AGENTS)?;
-    rolled_out(cluster, "deployment/viaduct-controller")?;
+    if deployed != Deployed::Adopt {
+        rolled_out(cluster, CONTROLLERS)?;
+    }
     Ok(format!("all Ready after {:.1} s", took.as_secs_f64()))
 }
 
