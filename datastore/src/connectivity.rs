@@ -3,6 +3,8 @@
 //!
 //! Owned by each store; must never decide anything by itself.
 
+use std::sync::{Mutex, PoisonError};
+
 use tokio::sync::watch;
 
 use crate::store::{Connectivity, StoreError};
@@ -12,6 +14,8 @@ use crate::store::{Connectivity, StoreError};
 pub(crate) struct Monitor {
     store: String,
     state: watch::Sender<Connectivity>,
+    /// What was last refused, as it was logged. Locked for the time of a comparison only.
+    refused: Mutex<Option<String>>,
 }
 
 impl Monitor {
@@ -20,6 +24,7 @@ impl Monitor {
         Self {
             store,
             state: watch::Sender::new(Connectivity::Unknown),
+            refused: Mutex::default(),
         }
     }
 
@@ -32,10 +37,15 @@ impl Monitor {
     /// like (a conflict, a lease that is gone) is an answer still.
     pub(crate) fn saw<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
         match &outcome {
-            Err(StoreError::Unavailable { reason, .. } | StoreError::Refused { reason, .. }) => {
-                self.disconnected(reason);
+            Err(StoreError::Unavailable { reason, .. }) => self.disconnected(reason, false),
+            Err(StoreError::Refused { reason, .. }) => {
+                let new = self.newly_refused(Some(reason.as_str()));
+                self.disconnected(reason, new);
             }
-            _ => self.connected(),
+            _ => {
+                self.newly_refused(None);
+                self.connected();
+            }
         }
         outcome
     }
@@ -53,8 +63,19 @@ impl Monitor {
         }
     }
 
-    fn disconnected(&self, reason: &str) {
-        let mut lost = false;
+    /// Whether something else is refused than what was logged last: a permission that is
+    /// missing is somebody's mistake, and named also when the store was out of reach before.
+    fn newly_refused(&self, reason: Option<&str>) -> bool {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = refused.as_deref() != reason;
+        if new {
+            *refused = reason.map(str::to_owned);
+        }
+        new
+    }
+
+    fn disconnected(&self, reason: &str, must_be_said: bool) {
+        let mut lost = must_be_said;
         self.state.send_if_modified(|state| {
             if let Connectivity::Disconnected { reason: known } = state {
                 let changed = known != reason;
@@ -84,6 +105,18 @@ mod tests {
             store: "x".into(),
             reason: reason.into(),
         })
+    }
+
+    #[test]
+    fn what_is_refused_is_named_once_also_after_an_outage() {
+        let monitor = Monitor::new("x".into());
+        assert!(monitor.newly_refused(Some("cannot list pools")));
+        assert!(!monitor.newly_refused(Some("cannot list pools")));
+        let _ = monitor.saw(gone("down"));
+        assert!(!monitor.newly_refused(Some("cannot list pools")));
+        assert!(monitor.newly_refused(Some("cannot get nodes")));
+        let _ = monitor.saw(Ok(()));
+        assert!(monitor.newly_refused(Some("cannot get nodes")));
     }
 
     #[test]

@@ -17,22 +17,19 @@ KUBECTL=$(tests/kube/build.sh)/bin/kubectl deploy/generate.sh --check
 deploy/image/build.sh "$image"
 failed=0
 for run in ${RUNS:-iptables nftables adopt}; do
-  some=(--short)
-  proxy=$run
+  proxy=$run deployed=${VIADUCT_KUBE_DEPLOY:-viaduct} some=(--short) cidrs=
   case $run in
   iptables) some=() ;;
   nftables) ;;
-  adopt)
-    proxy=iptables
-    export VIADUCT_KUBE_NODE_CIDRS=yes VIADUCT_KUBE_DEPLOY=viaduct-adopt
-    ;;
+  adopt) proxy=iptables deployed=viaduct-adopt cidrs=yes ;;
   *) echo "RUNS=$run: iptables, nftables and adopt are allowed" >&2 && exit 2 ;;
   esac
-  step "three nodes, kube-proxy in $proxy mode${VIADUCT_KUBE_NODE_CIDRS:+, pod CIDRs adopted}"
-  VIADUCT_KUBE_PROXY=$proxy tests/kube/cluster.sh up sh -c \
+  step "three nodes, kube-proxy in $proxy mode${cidrs:+, pod CIDRs of Nodes adopted}"
+  VIADUCT_KUBE_PROXY=$proxy VIADUCT_KUBE_NODE_CIDRS=$cidrs VIADUCT_KUBE_DEPLOY=$deployed \
+    tests/kube/cluster.sh up sh -c \
     "tests/kube/cluster.sh load $image && \"$VIADUCT_BIN_DIR/viaduct-kube\" \"\$@\"" sh "${some[@]}" "$@" |
     tee -a "$log" || failed=1
 done
 step done
-awk '/^[0-9]+ passed, [0-9]+ failed$/ {p += $1; f += $3} END {printf "%d passed, %d failed\n", p, f; exit !p || f}' "$log" || failed=1
+awk '/^[0-9]+ passed, [0-9]+ failed$/ {p += $1; f += $3} END {printf "test-kube: %d passed, %d failed\n", p, f; exit !p || f}' "$log" || failed=1
 exit $failed
