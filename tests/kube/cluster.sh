@@ -133,7 +133,12 @@ power) in_room "$here/power.sh" "$@" ;;
 control) in_room "$here/control-plane.sh" "$@" ;;
 load)
   archive=$(realpath "$1")
-  for node in $NODES; do "$0" on "$node" "$(cat "$RUN/home")/bin/ctr" -n k8s.io images import "$archive" >/dev/null 2>&1; done
+  for node in $NODES; do
+    said=$("$0" on "$node" "$(cat "$RUN/home")/bin/ctr" -n k8s.io images import "$archive" 2>&1) || {
+      printf '%s does not take %s: %s\n' "$node" "$archive" "$said" >&2
+      exit 1
+    }
+  done
   ;;
 on)
   node=$1

@@ -21,7 +21,7 @@ agnhost=$(of 'agnhost:[0-9]+\.[0-9]+\.[0-9]+')
 archive=$home/agnhost.tar
 [ "$archive" -nt tests/kube/cluster/agnhost.sh ] || tests/kube/cluster/agnhost.sh "$home" "$agnhost" "$archive"
 for node in $NODES; do
-  images() { tests/kube/cluster.sh on "$node" "$home/bin/ctr" -n k8s.io images "$@" >/dev/null; }
+  images() { tests/kube/cluster.sh on "$node" "$home/bin/ctr" -n k8s.io images "$@" >/dev/null 2>"$report/ctr.log"; }
   images import "$archive"
   # Of the image of the DNS tests dig, getent and a shell are used.
   images tag --force "$agnhost" "$(of 'glibc-dns-testing:.*')"
@@ -29,7 +29,8 @@ for node in $NODES; do
 done
 
 status=0
-tests/kube/cluster.sh on room nsenter --net=/run/netns/control "$home/bin/e2e.test" \
+# Its directory must be one of the room's own, or it would not know where it is.
+tests/kube/cluster.sh on room nsenter --net=/run/netns/control --wd="$report" "$home/bin/e2e.test" \
   -kubeconfig="$RUN/pki/admin.conf" -provider=skeleton -num-nodes="$(wc -w <<<"$NODES")" \
   -report-dir="$report" --ginkgo.no-color --ginkgo.timeout=60m \
   --ginkgo.label-filter='sig-network && Conformance' ${focus:+--ginkgo.focus="$focus"} \
