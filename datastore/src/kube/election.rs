@@ -8,11 +8,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::List;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
-use kube::core::params::GetParams;
+use kube::core::params::{GetParams, ListParams};
 use tokio::time::Instant;
 
 use super::fault::Fault;
@@ -44,11 +45,7 @@ pub(super) async fn campaign(
             Verdict::Alone(dead) => dead,
             Verdict::Second(theirs) => return Err(seat.second(theirs)),
         };
-        let free = match seat.read().await {
-            Ok(Some(lease)) => seat.free(lease).await,
-            Ok(None) => Ok(None),
-            Err(fault) => Err(fault),
-        };
+        let free = seat.free().await;
         let proved = Instant::now();
         let outcome = match free {
             Ok(lease) => seat.take(lease).await,
@@ -105,46 +102,65 @@ impl Seat {
         }
     }
 
+    /// The Lease, and from where on to watch it. Not from its own resource version: a Lease
+    /// that nobody has renewed for long is older than what the API server remembers.
+    async fn find(&self) -> Result<(Option<Lease>, String), Fault> {
+        let params = ListParams::default().fields(&format!("metadata.name={}", self.name));
+        let request = kube::core::Request::new(self.path()).list(&params);
+        let call = Call::new("list", "leases", request)?;
+        let mut found: List<Lease> = self.server.call(&call).await?;
+        let from = found.metadata.resource_version.unwrap_or_default();
+        Ok((found.items.pop(), from))
+    }
+
     /// Waits until the Lease may be taken; as it is then.
-    async fn free(&self, mut lease: Lease) -> Result<Option<Lease>, Fault> {
-        let mut seen = Instant::now();
+    async fn free(&self) -> Result<Option<Lease>, Fault> {
         let range = Range {
             path: self.path(),
             resource: "leases",
             name: Some(self.name.clone()),
         };
+        let (mut found, mut from) = self.find().await?;
+        let mut seen = Instant::now();
         let mut changes: Option<Watch> = None;
         loop {
-            let Some(promised) = promise(&lease) else {
-                return Ok(Some(lease));
+            let Some(lease) = &found else {
+                return Ok(None);
             };
-            let left = promised.saturating_sub(seen.elapsed());
-            if left.is_zero() {
-                return Ok(Some(lease));
-            }
+            let left = promise(lease).map(|promised| promised.saturating_sub(seen.elapsed()));
+            let Some(left) = left.filter(|left| !left.is_zero()) else {
+                return Ok(found);
+            };
             let changed = match &mut changes {
                 Some(watch) => tokio::time::timeout(left, watch.next()).await,
                 None => {
-                    let from = lease.metadata.resource_version.clone().unwrap_or_default();
-                    let begun = Watch::begin(self.server.clone(), range.clone(), from).await?;
-                    changes = Some(begun);
-                    continue;
+                    match Watch::begin(self.server.clone(), range.clone(), from.clone()).await {
+                        Ok(begun) => {
+                            changes = Some(begun);
+                            continue;
+                        }
+                        Err(fault) => Ok(Err(fault)),
+                    }
                 }
             };
-            match changed {
+            let now = match changed {
                 // It was not renewed in its time.
-                Err(_) => return Ok(Some(lease)),
-                Ok(Ok(_)) => match self.read().await? {
-                    Some(now) => {
-                        if now.metadata.resource_version != lease.metadata.resource_version {
-                            seen = Instant::now();
-                        }
-                        lease = now;
-                    }
-                    None => return Ok(None),
-                },
+                Err(_) => return Ok(found),
+                Ok(Ok(_)) => self.read().await?,
+                // What is waited for goes on: only a Lease that changes begins it anew.
+                Ok(Err(Fault::Expired)) => {
+                    tokio::time::sleep(RETRY.min(left)).await;
+                    changes = None;
+                    let (now, later) = self.find().await?;
+                    from = later;
+                    now
+                }
                 Ok(Err(fault)) => return Err(fault),
+            };
+            if version(now.as_ref()) != version(found.as_ref()) {
+                seen = Instant::now();
             }
+            found = now;
         }
     }
 
@@ -278,6 +294,10 @@ impl Office {
         self.lease = written?;
         Ok(())
     }
+}
+
+fn version(lease: Option<&Lease>) -> Option<&str> {
+    lease?.metadata.resource_version.as_deref()
 }
 
 fn holder(lease: &Lease) -> Option<&str> {
