@@ -334,3 +334,32 @@ async fn slow_answers_are_waited_for_and_endless_ones_are_not() {
     let store = open(&endless).await.unwrap();
     list_fails_within(&store, Duration::from_secs(7)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_older_than_what_the_server_remembers_is_taken_all_the_same() {
+    let server = ApiServer::start().await;
+    let store = open(&server.options()).await.unwrap();
+    let first = store.campaign("outage", "first").await.unwrap();
+    server.kill();
+    let mut lost = first.lost.clone();
+    let told = tokio::time::timeout(PATIENCE, lost.wait_for(|lost| *lost));
+    told.await.unwrap().unwrap();
+    server.restart().await;
+    // Nobody renews it while others write, and their history is forgotten.
+    for name in ["a", "b", "c"] {
+        put(&store, name).await;
+    }
+    server.compact().await;
+    server.kill();
+    server.restart().await;
+    let begun = Instant::now();
+    eventually("somebody leads", async || {
+        store.campaign("outage", "second").await.ok()
+    })
+    .await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(25),
+        "{:?}",
+        begun.elapsed()
+    );
+}
