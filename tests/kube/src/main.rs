@@ -36,6 +36,9 @@ struct Args {
     /// Only the checks that are there for every mode of kube-proxy
     #[arg(long)]
     short: bool,
+    /// With --short: also those few others that are quick and matter most
+    #[arg(long)]
+    brief: bool,
     /// Name the checks and run none
     #[arg(long)]
     list: bool,
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         .filter(|check| match check.when {
             When::Always => true,
             When::Once => !args.short,
+            When::Brief => !args.short || args.brief,
             When::Adopting => Deployed::chosen() == Deployed::Adopt,
         })
         .filter(|check| {

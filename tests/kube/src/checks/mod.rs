@@ -33,6 +33,8 @@ pub(crate) enum When {
     Always,
     /// Those that are not --short.
     Once,
+    /// Those, and the one that CI has the time for.
+    Brief,
     /// Those where nodes have pod CIDRs that are adopted.
     Adopting,
 }
@@ -50,6 +52,11 @@ const fn once(name: &'static str, run: fn(&Cluster) -> Result<String>) -> Check 
     Check { name, when, run }
 }
 
+const fn brief(name: &'static str, run: fn(&Cluster) -> Result<String>) -> Check {
+    let when = When::Brief;
+    Check { name, when, run }
+}
+
 const fn adopting(name: &'static str, run: fn(&Cluster) -> Result<String>) -> Check {
     let when = When::Adopting;
     Check { name, when, run }
@@ -62,7 +69,7 @@ pub(crate) const ALL: &[Check] = &[
         "the agents have NET_ADMIN and no other capability",
         rollout::privileges,
     ),
-    once(
+    brief(
         "an agent's token writes nothing that is another node's",
         permissions::stolen_token,
     ),
@@ -103,15 +110,15 @@ pub(crate) const ALL: &[Check] = &[
     always("names are resolved", services::names),
     always("kubectl logs and exec work", talk::logs_and_exec),
     always("kubectl port-forward works", talk::port_forward),
-    once(
+    brief(
         "a rolling update of the DaemonSet loses no packet",
         rollout::update,
     ),
-    once(
+    brief(
         "a node's kubelet and containerd are restarted, and its pods never notice",
         whole_nodes::daemons,
     ),
-    once(
+    brief(
         "a node is drained, deleted and comes back under its old name",
         whole_nodes::returns,
     ),
@@ -124,7 +131,7 @@ pub(crate) const ALL: &[Check] = &[
         crowd::second_pool,
     ),
     once("110 pods on one node start at once", crowd::starts),
-    once(
+    brief(
         "blocks written wrongly by hand are told of and change nothing",
         mistakes::wrong_blocks,
     ),
@@ -136,7 +143,7 @@ pub(crate) const ALL: &[Check] = &[
         "with definitions of another version packets flow, and agents say what is wrong",
         mistakes::wrong_definitions,
     ),
-    once(
+    brief(
         "a second installation stands aside and says so",
         mistakes::second_installation,
     ),
