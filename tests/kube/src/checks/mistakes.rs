@@ -71,14 +71,12 @@ pub(super) fn wrong_blocks(cluster: &Cluster) -> Result<String> {
                 valid["status"] == "False" && valid["reason"] == *reason,
                 "{name}: Valid is {valid}"
             );
-            let told = format!("regarding.name={name},reason=Conflict");
-            let events = cluster.get(&["events.events.k8s.io", "-A", "--field-selector", &told])?;
-            ensure!(
-                events["items"]
-                    .as_array()
-                    .is_some_and(|all| !all.is_empty()),
-                "no event tells of {name}"
-            );
+            let events = cluster.get(&["events.events.k8s.io", "-A"])?;
+            let told = events["items"].as_array().is_some_and(|all| {
+                let about = |event: &Value| event["regarding"]["name"] == name.as_str();
+                all.iter().any(|e| about(e) && e["reason"] == "Conflict")
+            });
+            ensure!(told, "no event tells of {name}");
             Ok(())
         })?;
     }
@@ -104,11 +102,11 @@ pub(super) fn missing_verb(cluster: &Cluster) -> Result<String> {
     let role = cluster.get(&["clusterrole", "viaduct-agent"])?;
     let mut less = role.clone();
     for rule in less["rules"].as_array_mut().into_iter().flatten() {
-        let resources = rule["resources"].as_array().cloned().unwrap_or_default();
-        if resources.contains(&"nodenetworks".into())
-            && let Some(verbs) = rule["verbs"].as_array_mut()
-        {
-            verbs.retain(|verb| verb != "list" && verb != "watch");
+        let lists = rule["verbs"]
+            .as_array()
+            .is_some_and(|all| all.contains(&"list".into()));
+        if lists && let Some(resources) = rule["resources"].as_array_mut() {
+            resources.retain(|resource| resource != "nodenetworks");
         }
     }
     replace_rules(cluster, &less)?;
