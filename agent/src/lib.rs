@@ -19,6 +19,7 @@ pub mod egress;
 pub mod flags;
 pub mod health;
 pub mod http;
+pub mod inventory;
 pub mod isolation;
 pub mod kernel;
 pub mod lookout;

@@ -55,6 +55,64 @@ pub struct NetworkRequest {
     pub keep: Vec<String>,
 }
 
+/// A question about one address, which `viaductctl ipam show` asks; it changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AddressRequest {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// The address in question.
+    pub address: IpAddr,
+}
+
+/// What an agent knows of one address. Times are told as ages, since no clock of one
+/// machine means anything on another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressState {
+    /// The address.
+    pub address: IpAddr,
+    /// The agent's node, once it knows it from the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The node's block that it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<String>,
+    /// Whether it is never handed out: reserved in its pool, or the node's own.
+    #[serde(default)]
+    pub reserved: bool,
+    /// Who has it; more than one only where the ledger holds what cannot be.
+    #[serde(default)]
+    pub holders: Vec<Holder>,
+    /// For how long it has rested, in milliseconds, if it was given back since the agent's
+    /// start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rested_ms: Option<u64>,
+    /// For how long it cools down still, in milliseconds.
+    #[serde(default)]
+    pub cools_ms: u64,
+}
+
+/// Who has an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Holder {
+    /// The attachment.
+    #[serde(flatten)]
+    pub id: AttachmentId,
+    /// The network's name from the configuration.
+    pub network: String,
+    /// The host end's name.
+    pub link: String,
+    /// `namespace/name` of the Kubernetes pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Whether it is wired; else an ADD or a DEL is under way, or was cut off.
+    pub wired: bool,
+    /// For how long it has had the address, in milliseconds.
+    pub for_ms: u64,
+}
+
 /// A request of the plugin about one attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -92,6 +150,8 @@ pub enum Reply {
     Gone,
     /// CHECK found nothing wrong, GC has removed all that it had to, or STATUS is well.
     Fine,
+    /// What is known of an address.
+    Address(AddressState),
     /// It is not done, and why.
     Refused(CniError),
 }

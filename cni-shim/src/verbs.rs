@@ -57,7 +57,7 @@ pub(crate) fn add(conf: &NetConf, attachment: Attachment) -> Result<String, CniE
             )
         }),
         Reply::Refused(error) => Err(error),
-        Reply::Gone | Reply::Fine => Err(unexpected()),
+        Reply::Gone | Reply::Fine | Reply::Address(_) => Err(unexpected()),
     }
 }
 
@@ -119,7 +119,7 @@ fn fine(conf: &NetConf, answer: Result<Reply, Failure>) -> Result<(), CniError> 
     match answer.map_err(|failure| failure.into_error(&conf.socket))? {
         Reply::Fine => Ok(()),
         Reply::Refused(error) => Err(error),
-        Reply::Wired(_) | Reply::Gone => Err(unexpected()),
+        Reply::Wired(_) | Reply::Gone | Reply::Address(_) => Err(unexpected()),
     }
 }
 
@@ -164,7 +164,7 @@ fn finish_del(conf: &NetConf, answer: Result<Reply, Failure>) -> Result<(), CniE
     match answer.map_err(|failure| failure.into_error(&conf.socket))? {
         Reply::Gone => Ok(()),
         Reply::Refused(error) => Err(error),
-        Reply::Wired(_) | Reply::Fine => Err(unexpected()),
+        Reply::Wired(_) | Reply::Fine | Reply::Address(_) => Err(unexpected()),
     }
 }
 

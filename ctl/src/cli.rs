@@ -10,7 +10,7 @@ use viaduct_datastore::{Records, StoreArgs, StoreError, StoreOptions};
 
 use crate::output::{self, Format};
 use crate::snapshot::Snapshot;
-use crate::{blocks, cleanup, install, lab, nodes, pools, status, uninstall};
+use crate::{blocks, cleanup, install, ipam, lab, nodes, pools, status, uninstall};
 
 /// Inspects a Viaduct network and runs it in a lab
 #[derive(Debug, Parser)]
@@ -55,6 +55,9 @@ enum Verb {
         #[command(subcommand)]
         verb: Option<pools::Verb>,
     },
+    /// Say who has which address, and check that store, ledgers and kernels agree
+    #[command(subcommand)]
+    Ipam(ipam::Verb),
     /// Take away what an agent left on this host, and nothing else
     ///
     /// Needs no datastore and no agent, but root or CAP_NET_ADMIN. Pods of this
@@ -93,6 +96,8 @@ pub(crate) fn run(cli: Cli, matches: &ArgMatches) -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "viaductctl", &mut script);
             print(&script)
         }
+        Verb::Ipam(verb) => ipam::without_store(&verb, cli.output)
+            .unwrap_or_else(|| with_store(&cli.store, cli.output, &Verb::Ipam(verb))),
         verb => with_store(&cli.store, cli.output, &verb),
     }
 }
@@ -128,6 +133,15 @@ fn with_store(store: &StoreArgs, format: Format, verb: &Verb) -> ExitCode {
                 Err(StoreError::Invalid(error)) => return Ok(refuse(&error, 2)),
                 Err(error) => return Err(error.into()),
             };
+            if let Verb::Ipam(verb) = verb {
+                let (text, code) = ipam::with_store(&records, format, verb).await?;
+                let said = print(text.as_bytes());
+                return Ok(if code == 0 {
+                    said
+                } else {
+                    ExitCode::from(code)
+                });
+            }
             Ok(print(answer(&records, format, verb).await?.as_bytes()))
         })
     });

@@ -1,8 +1,10 @@
 //! Records for tests.
 
+use viaduct_agent::inventory::{FORM, Inventory, PodRoute, Recorded};
 use viaduct_datastore::{Named, Version};
 use viaduct_model::{
-    Backend, Block, BlockUsage, Claim, Condition, MacAddr, Node, PerFamily, Pool, PoolStatus,
+    AttachmentId, Backend, Block, BlockUsage, Cidr, Claim, Condition, Endpoint, MacAddr, Node,
+    PerFamily, Pool, PoolStatus,
 };
 
 use crate::snapshot::Snapshot;
@@ -79,5 +81,52 @@ pub(crate) fn snapshot() -> Snapshot {
             "{",
             "EOF while parsing",
         )],
+    }
+}
+
+/// A record of the ledger that is wired.
+pub(crate) fn recorded(container: &str, address: &str) -> Recorded {
+    let id = AttachmentId::new(container, "eth0").unwrap();
+    Recorded {
+        endpoint: Endpoint {
+            network: "viaduct".into(),
+            netns: format!("/run/netns/{container}"),
+            netns_id: (4, 5),
+            link: id.link_name(),
+            addresses: vec![address.parse().unwrap()],
+            pod_mac: id.pod_mac(),
+            mtu: 1450,
+            allocated_at: 7,
+            wired: true,
+            secondary: false,
+            pod: None,
+            id,
+        },
+        namespace_seen: false,
+    }
+}
+
+/// What a host holds that is as it should be.
+pub(crate) fn inventory(pods: &[(&str, &str)]) -> Inventory {
+    let attachments: Vec<Recorded> = pods.iter().map(|(c, a)| recorded(c, a)).collect();
+    let links: Vec<String> = attachments
+        .iter()
+        .map(|recorded| recorded.endpoint.link.clone())
+        .collect();
+    Inventory {
+        form: FORM,
+        agent_runs: true,
+        run_dir: "/run/viaduct".into(),
+        now_ms: 100,
+        routes: attachments
+            .iter()
+            .map(|recorded| PodRoute {
+                destination: Cidr::host(recorded.endpoint.addresses[0]),
+                link: Some(recorded.endpoint.link.clone()),
+            })
+            .collect(),
+        attachments,
+        links,
+        ..Inventory::default()
     }
 }

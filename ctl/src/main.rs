@@ -8,6 +8,7 @@ mod cli;
 #[cfg(test)]
 mod fixture;
 mod install;
+mod ipam;
 mod lab;
 mod nodes;
 mod output;

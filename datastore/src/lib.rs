@@ -26,7 +26,7 @@ pub use liveness::{HoldError, HoldState, Holding, hold};
 pub use node_cidrs::{NodeCidrs, NodeCidrsArgs};
 pub use records::{Named, Records};
 pub use store::{
-    Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Mark, Note, Presence, Store,
-    StoreError, Version,
+    Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Mark, Note, PodRef, Presence,
+    Store, StoreError, Version,
 };
 pub use url::{StoreOptions, open};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -208,6 +209,17 @@ pub struct Mark {
     pub text: String,
 }
 
+/// A pod as the cluster itself knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodRef {
+    /// `namespace/name`.
+    pub name: String,
+    /// The node that it runs on.
+    pub node: String,
+    /// Its addresses, as far as the cluster was told.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// What tells that a node is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
@@ -295,6 +307,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         _mark: Option<&Mark>,
     ) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    /// The pods with a network of their own, where the cluster knows of pods by itself.
+    async fn pods(&self) -> Result<Option<Vec<PodRef>>, StoreError> {
+        Ok(None)
     }
 
     /// Reads one record.

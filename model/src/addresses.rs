@@ -339,6 +339,26 @@ impl AddressManager {
         self.in_use.contains_key(&address)
     }
 
+    /// The block of ours that an address is in; the smallest where records overlap.
+    pub fn block_of(&self, address: IpAddr) -> Option<Cidr> {
+        let holds = |block: &&Cidr| block.contains(address);
+        self.blocks.keys().rfind(holds).copied()
+    }
+
+    /// Whether an address is never handed out.
+    pub fn reserves(&self, address: IpAddr) -> bool {
+        self.is_reserved(address)
+    }
+
+    /// When an address that nobody has was given back, if that was since the start, and
+    /// until when it cools down.
+    pub fn rests(&self, address: IpAddr) -> Option<(u64, u64)> {
+        let stray = self.strays.get(&address).copied();
+        let in_block = |own: &OwnBlock| own.rests_since(address);
+        let since = self.blocks.values().find_map(in_block).or(stray)?;
+        Some((since, since.saturating_add(self.cool_down_ms)))
+    }
+
     /// Used and free addresses of every block, draining ones included.
     pub fn usage(&self) -> BTreeMap<Cidr, BlockUsage> {
         self.blocks

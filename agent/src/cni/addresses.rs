@@ -215,6 +215,26 @@ impl Addresses {
             .all(|address| self.blocks.keys().any(|block| block.contains(*address)))
     }
 
+    /// The block of ours that an address is in.
+    pub(super) fn block_of(&self, address: IpAddr) -> Option<Cidr> {
+        self.manager.block_of(address)
+    }
+
+    /// Whether `owner` has this address.
+    pub(super) fn has(&self, owner: &AttachmentId, address: IpAddr) -> bool {
+        self.manager.addresses_of(owner).contains(&address)
+    }
+
+    /// Whether an address is never handed out.
+    pub(super) fn reserves(&self, address: IpAddr) -> bool {
+        self.manager.reserves(address)
+    }
+
+    /// When an address was given back, and until when it cools down.
+    pub(super) fn rests(&self, address: IpAddr) -> Option<(u64, u64)> {
+        self.manager.rests(address)
+    }
+
     /// Used and free addresses by block.
     pub(super) fn usage(&self) -> BTreeMap<Cidr, BlockUsage> {
         self.manager.usage()

@@ -25,6 +25,12 @@ impl Owner {
             _ => None,
         };
         let Some(existing) = known else {
+            // A record that somebody else put there would come to life at the next start.
+            if !self.endpoints.contains_key(link)
+                && let Err(e) = self.ledger.remove(link)
+            {
+                tracing::warn!(attachment = %job.request.id, error = %e, "a record that nobody goes by cannot be removed");
+            }
             return self.gone(job);
         };
         // Published as not wired: the reconciler leaves such links alone.

@@ -36,6 +36,60 @@ pub(super) struct Loaded {
     pub(super) damaged: BTreeMap<String, String>,
 }
 
+impl Loaded {
+    fn take_in(&mut self, path: &Path) {
+        let Some(stem) = stem(path) else { return };
+        match read(path, &stem) {
+            Ok(endpoint) => {
+                self.endpoints.insert(stem, endpoint);
+            }
+            // Somebody's attachment went while we looked.
+            Err(_) if !path.exists() => {}
+            Err(why) => {
+                self.damaged.insert(stem, why);
+            }
+        }
+    }
+}
+
+/// Reads the records of a run directory and changes nothing there; none where no agent
+/// has ever kept any.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub(super) fn look(run_dir: &Path) -> io::Result<Loaded> {
+    let mut loaded = Loaded::default();
+    let listing = match fs::read_dir(run_dir.join(DIRECTORY)) {
+        Ok(listing) => listing,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(loaded),
+        Err(e) => return Err(e),
+    };
+    for file in listing {
+        loaded.take_in(&file?.path());
+    }
+    Ok(loaded)
+}
+
+/// What a record holds, checked against the name of its file without `.json`.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn parse(text: &[u8], stem: &str) -> Result<Endpoint, String> {
+    let endpoint: Endpoint = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+    AttachmentId::new(&endpoint.id.container_id, &endpoint.id.ifname).map_err(|e| e.to_string())?;
+    if endpoint.link != stem || endpoint.id.link_name() != stem {
+        return Err(format!(
+            "it is about {}, whose link is {}",
+            endpoint.id,
+            endpoint.id.link_name()
+        ));
+    }
+    if endpoint.addresses.is_empty() {
+        return Err("it holds no address".to_owned());
+    }
+    Ok(endpoint)
+}
+
 impl Ledger {
     /// Makes the directory if need be.
     ///
@@ -68,15 +122,7 @@ impl Ledger {
                 }
                 continue;
             }
-            let Some(stem) = stem(&path) else { continue };
-            match read(&path, &stem) {
-                Ok(endpoint) => {
-                    loaded.endpoints.insert(stem, endpoint);
-                }
-                Err(why) => {
-                    loaded.damaged.insert(stem, why);
-                }
-            }
+            loaded.take_in(&path);
         }
         Ok(loaded)
     }
@@ -141,20 +187,7 @@ fn stem(path: &Path) -> Option<String> {
 }
 
 fn read(path: &Path, stem: &str) -> Result<Endpoint, String> {
-    let text = fs::read(path).map_err(|e| e.to_string())?;
-    let endpoint: Endpoint = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
-    AttachmentId::new(&endpoint.id.container_id, &endpoint.id.ifname).map_err(|e| e.to_string())?;
-    if endpoint.link != stem || endpoint.id.link_name() != stem {
-        return Err(format!(
-            "it is about {}, whose link is {}",
-            endpoint.id,
-            endpoint.id.link_name()
-        ));
-    }
-    if endpoint.addresses.is_empty() {
-        return Err("it holds no address".to_owned());
-    }
-    Ok(endpoint)
+    parse(&fs::read(path).map_err(|e| e.to_string())?, stem)
 }
 
 #[cfg(test)]

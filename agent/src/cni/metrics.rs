@@ -106,7 +106,7 @@ impl CniMetrics {
     /// Counts one request and its answer.
     pub(super) fn answered(&self, verb: &'static str, reply: &Reply, took: Duration) {
         let result = match reply {
-            Reply::Wired(_) | Reply::Gone | Reply::Fine => "ok",
+            Reply::Wired(_) | Reply::Gone | Reply::Fine | Reply::Address(_) => "ok",
             Reply::Refused(error) if error.code == viaduct_cni::CniError::TRY_AGAIN_LATER => {
                 "later"
             }

@@ -20,6 +20,7 @@ mod descriptors;
 mod forgetting;
 mod gc;
 mod hunger;
+mod inquiry;
 mod ledger;
 mod metrics;
 mod owner;
@@ -235,6 +236,26 @@ pub async fn start(
         owner_events: own,
         owner: tokio::spawn(owner.run()),
     })
+}
+
+/// What the ledger of a run directory holds, read without changing anything: the
+/// endpoints by link, and by its file's name what cannot be read, with the reason.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn look_at_ledger(
+    run_dir: &Path,
+) -> io::Result<(BTreeMap<String, Endpoint>, BTreeMap<String, String>)> {
+    let loaded = ledger::look(run_dir)?;
+    Ok((loaded.endpoints, loaded.damaged))
+}
+
+/// What a record of the ledger says, as the agent reads it at its start.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_record(text: &[u8], stem: &str) -> Result<Endpoint, String> {
+    ledger::parse(text, stem)
 }
 
 fn recover(

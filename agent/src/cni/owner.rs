@@ -19,6 +19,7 @@ use super::descriptors::Namespace;
 use super::forgetting::Forgetting;
 use super::gc::Collection;
 use super::hunger::{self, Hungry};
+use super::inquiry::Inquiry;
 use super::ledger::Ledger;
 use super::metrics::CniMetrics;
 use super::wiring::{Failure, Wired, Wiring};
@@ -62,6 +63,8 @@ pub(super) enum Event {
     },
     /// Remove the attachments of a network that are not to be kept.
     Collect(Collection),
+    /// Say what is known of an address.
+    Inquire(Inquiry),
     /// Links that were marked are deleted.
     Deleted(Result<(), NetlinkError>),
     /// Finish what is under way and end.
@@ -206,6 +209,7 @@ impl Owner {
             Event::Wired { job, outcome } => self.wired(job, outcome),
             Event::Checked { job, differences } => self.checked(job, differences),
             Event::Collect(collection) => self.collect(collection),
+            Event::Inquire(inquiry) => self.inquire(inquiry),
             Event::CutOff { job, outcome } => self.cut_off(job, outcome),
             Event::Deleted(outcome) => self.deleted(outcome),
             Event::Stop => {}

@@ -13,11 +13,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use viaduct_cni::CniError;
 use viaduct_cni::frame::{self, FrameError, HEADER};
-use viaduct_cni::protocol::{NetworkRequest, NetworkVerb, PROTOCOL, Reply, Request, Verb};
+use viaduct_cni::protocol::{
+    AddressRequest, NetworkRequest, NetworkVerb, PROTOCOL, Reply, Request, Verb,
+};
 use viaduct_model::AttachmentId;
 
 use super::descriptors::Namespace;
 use super::gc::{self, Collection};
+use super::inquiry::Inquiry;
 use super::metrics::{self, CniMetrics};
 use super::owner::{Event, Job};
 use super::silent::Silent;
@@ -135,6 +138,7 @@ async fn converse(
             let verb = metrics::network_verb(request.verb);
             (Some(verb), about_network(request, context).await)
         }
+        Ok(Question::Address(request)) => (None, about_address(request, context).await),
         Err(error) => (None, Reply::Refused(error)),
     };
     if let Some(verb) = verb {
@@ -156,6 +160,7 @@ async fn converse(
 enum Question {
     Attachment(Box<Request>, Vec<OwnedFd>),
     Network(NetworkRequest),
+    Address(AddressRequest),
 }
 
 /// Why there is nothing to answer, or nothing but a refusal.
@@ -197,15 +202,17 @@ async fn hear(stream: &mut UnixStream) -> Result<Question, Deaf> {
         .map_err(|e| refuse(format!("the request ends early: {e}")))?;
     let question = match frame::decode::<Request>(&payload) {
         Ok(request) => Question::Attachment(Box::new(request), descriptors),
-        Err(e) => match frame::decode(&payload) {
-            Ok(request) => Question::Network(request),
+        Err(e) => match (frame::decode(&payload), frame::decode(&payload)) {
+            (Ok(request), _) => Question::Network(request),
+            (_, Ok(request)) => Question::Address(request),
             // What the first said: nearly all are about an attachment.
-            Err(_) => return Err(refuse(e.to_string())),
+            _ => return Err(refuse(e.to_string())),
         },
     };
     let protocol = match &question {
         Question::Attachment(request, _) => request.protocol,
         Question::Network(request) => request.protocol,
+        Question::Address(request) => request.protocol,
     };
     if protocol != PROTOCOL {
         return Err(refuse(format!(
@@ -308,6 +315,21 @@ async fn about_network(request: NetworkRequest, context: &Context) -> Reply {
                 Err(_) => stopping(),
             }
         }
+    }
+}
+
+async fn about_address(request: AddressRequest, context: &Context) -> Reply {
+    let (answer, answered) = oneshot::channel();
+    let inquiry = Event::Inquire(Inquiry {
+        address: request.address,
+        answer,
+    });
+    if context.owner.send(inquiry).await.is_err() {
+        return stopping();
+    }
+    match answered.await {
+        Ok(state) => Reply::Address(state),
+        Err(_) => stopping(),
     }
 }
 

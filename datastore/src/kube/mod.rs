@@ -15,6 +15,7 @@ mod events;
 mod fault;
 mod marks;
 mod owner;
+mod pods;
 mod resource;
 mod rivals;
 mod server;
@@ -33,8 +34,8 @@ use serde_json::Value;
 use viaduct_model::{Cidr, Invalid, Kind, NodeName};
 
 use crate::store::{
-    Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Mark, Note, Presence, Store,
-    StoreError, Version,
+    Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Mark, Note, PodRef, Presence,
+    Store, StoreError, Version,
 };
 use crate::url::StoreOptions;
 use access::Access;
@@ -344,6 +345,10 @@ impl Store for KubeStore {
     ) -> Result<(), StoreError> {
         let set = marks::set(&self.server, &self.manager, Shape::of(kind), name, mark).await;
         set.map_err(|fault| self.told(kind, name, fault))
+    }
+
+    async fn pods(&self) -> Result<Option<Vec<PodRef>>, StoreError> {
+        pods::list(&self.server).await.map(Some)
     }
 
     async fn get(&self, kind: Kind, name: &str) -> Result<Option<Entry>, StoreError> {

@@ -9,6 +9,7 @@ mod demo;
 mod drift;
 mod egress;
 mod growth;
+mod ipam;
 mod libcni;
 mod memory;
 mod names;
