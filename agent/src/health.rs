@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use viaduct_datastore::Connectivity;
 use viaduct_model::ClusterView;
 
+use crate::clock::now_ms;
 use crate::egress::EgressReport;
 use crate::spoofed::Spoofed;
 use crate::state::{AddressUsage, DataplaneReport, UnderlayTrouble};
@@ -176,7 +177,7 @@ impl Numbers {
         );
         registry.register(
             "addresses",
-            "Pod addresses by block and state",
+            "Pod addresses by block and state; those that cool down are among the free",
             self.addresses.clone(),
         );
     }
@@ -283,13 +284,25 @@ impl Health {
         numbers.waiting.set(usage.waiting.into());
         drop(usage);
         numbers.addresses.clear();
-        for (cidr, usage) in &sources.usage.borrow().blocks {
-            for (state, value) in [("used", usage.used), ("free", usage.free)] {
+        let usage = sources.usage.borrow().clone();
+        let now = now_ms();
+        for (cidr, counts) in &usage.blocks {
+            let cooling = usage.cooling.get(cidr).into_iter().flatten();
+            let cooling = cooling.filter(|until| **until > now).count();
+            // An address that was reserved while a pod had it is used, too.
+            let taken = u128::from(counts.used) + u128::from(counts.free);
+            let reserved = cidr.size().saturating_sub(taken);
+            for (state, value) in [
+                ("used", i64::from(counts.used)),
+                ("free", i64::from(counts.free)),
+                ("cooling", count(cooling)),
+                ("reserved", i64::try_from(reserved).unwrap_or(i64::MAX)),
+            ] {
                 let labels = BlockLabels {
                     block: cidr.to_string(),
                     state,
                 };
-                numbers.addresses.get_or_create(&labels).set(value.into());
+                numbers.addresses.get_or_create(&labels).set(value);
             }
         }
         let mut text = String::new();

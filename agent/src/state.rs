@@ -106,6 +106,9 @@ pub struct DataplaneReport {
 pub struct AddressUsage {
     /// Used and free by block.
     pub blocks: BTreeMap<Cidr, BlockUsage>,
+    /// Until when addresses cool down, in milliseconds of the clock since boot, for those
+    /// that did when this was published; they are among the free ones.
+    pub cooling: BTreeMap<Cidr, Vec<u64>>,
     /// Whether an ADD found no free address since the last block came.
     pub starved: bool,
     /// How many ADDs wait for an address.

@@ -109,8 +109,8 @@ mod tests {
         Datastore sqlite:/x answers.
         2 nodes, 1 of them alive; 1 pools, 1 blocks.
 
-        NAME     CIDR          BLOCK SIZE  BLOCKS  TAKEN  FREE  STATE                                 NODES
-        default  10.64.0.0/26  /26         1       1      0     exhausted since 2026-11-21T09:00:00Z  all
+        NAME     CIDR          BLOCK SIZE  BLOCKS  TAKEN  FREE  USED  FREE IN BLOCKS  USE                         STATE                                 NODES
+        default  10.64.0.0/26  /26         1       1      0     60    3               [###################-] 93%  exhausted since 2026-11-21T09:00:00Z  all
 
         NAME  AGENT  UNDERLAY     BACKEND  OVERLAY    MTU   BLOCKS  USED  FREE  CONDITIONS
         n1    alive  172.29.0.11  vxlan    10.64.0.0  1450  1       60    3     BlocksAvailable=False(PoolExhausted)

@@ -27,6 +27,7 @@ pub struct Metrics {
     pool_total: Gauges,
     pool_free: Gauges,
     pool_waiting: Gauges,
+    pool_addresses: Gauges,
     blocks: Gauges,
     waiting: Gauges,
     unreadable: Gauges,
@@ -83,6 +84,11 @@ impl Metrics {
                 "pool_waiting_nodes",
                 "Nodes that wait for a block which this pool does not have",
                 &metrics.pool_waiting,
+            ),
+            (
+                "pool_addresses",
+                "Addresses in blocks of a pool by state, as the nodes' agents last said",
+                &metrics.pool_addresses,
             ),
             ("blocks", "Blocks by state", &metrics.blocks),
             (
@@ -142,8 +148,25 @@ impl Metrics {
                 .get_or_create(&vec![(label, of)])
                 .set(i64::try_from(n).unwrap_or(i64::MAX));
         };
-        for gauges in [&self.pool_total, &self.pool_free, &self.pool_waiting] {
+        for gauges in [
+            &self.pool_total,
+            &self.pool_free,
+            &self.pool_waiting,
+            &self.pool_addresses,
+        ] {
             gauges.clear();
+        }
+        for (pool, addresses) in &status.addresses {
+            for (state, n) in [
+                ("used", addresses.used),
+                ("free", addresses.free),
+                ("reserved", addresses.reserved),
+            ] {
+                let labels = vec![("pool", pool.to_string()), ("state", state.to_owned())];
+                self.pool_addresses
+                    .get_or_create(&labels)
+                    .set(i64::try_from(n).unwrap_or(i64::MAX));
+            }
         }
         for (pool, &(total, free)) in &status.pools {
             let waiting = status.waiting.iter().filter(|w| w.full.contains(pool));

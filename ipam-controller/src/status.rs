@@ -26,6 +26,8 @@ pub struct Status {
     pub problems: Vec<String>,
     /// Blocks in total and free, by pool.
     pub pools: BTreeMap<PoolName, (u64, u64)>,
+    /// How the addresses of each pool's blocks are used, as the agents last said.
+    pub addresses: BTreeMap<PoolName, Addresses>,
     /// Blocks by state.
     pub blocks: BTreeMap<BlockState, u64>,
     /// Records that cannot be read, by kind.
@@ -36,6 +38,41 @@ pub struct Status {
     pub beat: Duration,
 }
 
+/// How the addresses in blocks of a pool are used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// In use by pods.
+    pub used: u64,
+    /// Free, cooling ones included.
+    pub free: u64,
+    /// In blocks and never handed out: reserved, or nodes' own.
+    pub reserved: u64,
+}
+
+/// The addresses of each pool, from what is told of its blocks. A block whose agent is
+/// away is not counted.
+fn addresses(view: &View) -> BTreeMap<PoolName, Addresses> {
+    let mut pools: BTreeMap<PoolName, Addresses> = view
+        .pools
+        .keys()
+        .map(|name| (name.clone(), Addresses::default()))
+        .collect();
+    for (cidr, block) in &view.blocks {
+        let block = &block.record;
+        let claim = view.claims.get(&block.node);
+        let usage = claim.and_then(|claim| claim.record.blocks.get(&cidr.record_name()));
+        let (Some(usage), Some(pool)) = (usage, pools.get_mut(&block.pool)) else {
+            continue;
+        };
+        let (used, free) = (u64::from(usage.used), u64::from(usage.free));
+        let size = u64::try_from(cidr.size()).unwrap_or(u64::MAX);
+        pool.used += used;
+        pool.free += free;
+        pool.reserved += size.saturating_sub(used + free);
+    }
+    pools
+}
+
 impl Status {
     /// Takes over what a decision was made on and what it says.
     pub(crate) fn describe(&mut self, view: &View, decision: &Decision) {
@@ -43,6 +80,7 @@ impl Status {
         self.waiting.clone_from(&decision.waiting);
         self.problems.clone_from(&decision.problems);
         self.pools.clone_from(&decision.pools);
+        self.addresses = addresses(view);
         self.blocks.clear();
         for block in view.blocks.values() {
             *self.blocks.entry(block.record.state).or_default() += 1;

@@ -359,6 +359,25 @@ impl AddressManager {
         Some((since, since.saturating_add(self.cool_down_ms)))
     }
 
+    /// Until when each address cools down that does so at `now_ms`, for every block that has
+    /// any. They are among the free ones.
+    pub fn cooling(&self, now_ms: u64) -> BTreeMap<Cidr, Vec<u64>> {
+        let since = now_ms.saturating_sub(self.cool_down_ms);
+        self.blocks
+            .iter()
+            .map(|(&block, own)| {
+                let released = own.released_since(since);
+                (
+                    block,
+                    released
+                        .map(|at| at.saturating_add(self.cool_down_ms))
+                        .collect(),
+                )
+            })
+            .filter(|(_, until): &(Cidr, Vec<u64>)| !until.is_empty())
+            .collect()
+    }
+
     /// Used and free addresses of every block, draining ones included.
     pub fn usage(&self) -> BTreeMap<Cidr, BlockUsage> {
         self.blocks

@@ -235,6 +235,11 @@ impl Addresses {
         self.manager.rests(address)
     }
 
+    /// Until when addresses cool down, by block.
+    pub(super) fn cooling(&self) -> BTreeMap<Cidr, Vec<u64>> {
+        self.manager.cooling(now_ms())
+    }
+
     /// Used and free addresses by block.
     pub(super) fn usage(&self) -> BTreeMap<Cidr, BlockUsage> {
         self.manager.usage()

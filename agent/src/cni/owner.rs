@@ -302,6 +302,7 @@ impl Owner {
         });
         let usage = AddressUsage {
             blocks: self.addresses.usage(),
+            cooling: self.addresses.cooling(),
             starved: self.starved,
             waiting: u32::try_from(self.hungry.len()).unwrap_or(u32::MAX),
             draining: self.addresses.draining(),

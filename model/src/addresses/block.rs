@@ -118,6 +118,11 @@ impl OwnBlock {
         self.released_at.get(&address).map(|&(at, _)| at)
     }
 
+    /// When those were released that rest since `since` or later, the oldest first.
+    pub(super) fn released_since(&self, since: u64) -> impl Iterator<Item = u64> + '_ {
+        self.resting.range((since, 0)..).map(|(&(at, _), _)| at)
+    }
+
     /// The address that rests the longest.
     pub(super) fn longest_rested(&self) -> Option<(Released, IpAddr)> {
         self.resting
