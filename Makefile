@@ -13,12 +13,14 @@
 #   make kube-bins  Kubernetes and what it needs, built once into a cache (11 CPU minutes)
 #   make test-kube-store  the store's suite on a real API server of Kubernetes
 #   make manifests  deploy/viaduct.yaml anew, from the kustomizations
+#   make fuzz    each fuzz target for FUZZ_SECONDS (60), two at a time (TARGETS=ledger: only that one)
 #   make bench   Viaduct beside the alternatives, as ratios
 #   make deps    what the above need and apt has (called by them)
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: all build shim demo test test-vm test-kube conformance test-kube-store kube-bins image manifests soak lint bench deps clean
+.PHONY: all build shim demo test test-vm test-kube test-kube-store kube-bins image manifests soak fuzz lint bench deps clean
 
 HOST_TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 MUSL_TARGET := $(subst -gnu,-musl,$(HOST_TARGET))
@@ -87,6 +89,9 @@ conformance: build
 	@tests/kube/setup.sh suite
 	cargo build --release --locked -p viaduct-kube
 	tests/kube/conformance.sh '$(FOCUS)'
+
+fuzz: deps
+	fuzz/run.sh $(TARGETS)
 
 bench: build
 	cargo bench --locked -p viaduct-model

@@ -180,7 +180,15 @@ fn read_file(path: &Path, name: &str) -> Result<Request, String> {
     if text.len() > MAX_FRAME {
         return Err(format!("it is longer than {MAX_FRAME} bytes"));
     }
-    let request: Request = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+    parse(&text, name)
+}
+
+/// What a file of that name in the spool says.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(text: &[u8], name: &str) -> Result<Request, String> {
+    let request: Request = serde_json::from_slice(text).map_err(|e| e.to_string())?;
     AttachmentId::new(&request.id.container_id, &request.id.ifname).map_err(|e| e.to_string())?;
     if file_name(&request.id) != name {
         return Err(format!(

@@ -125,6 +125,30 @@ pub struct Endpoint {
     pub pod: Option<String>,
 }
 
+impl Endpoint {
+    /// Reads a record of the ledger, checked against the name of its file without `.json`,
+    /// which is its link's.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &[u8], stem: &str) -> Result<Self, String> {
+        let endpoint: Self = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        AttachmentId::new(&endpoint.id.container_id, &endpoint.id.ifname)
+            .map_err(|e| e.to_string())?;
+        if endpoint.link != stem || endpoint.id.link_name() != stem {
+            return Err(format!(
+                "it is about {}, whose link is {}",
+                endpoint.id,
+                endpoint.id.link_name()
+            ));
+        }
+        if endpoint.addresses.is_empty() {
+            return Err("it holds no address".to_owned());
+        }
+        Ok(endpoint)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

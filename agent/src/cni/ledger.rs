@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use viaduct_model::{AttachmentId, Endpoint};
+use viaduct_model::Endpoint;
 
 use crate::run_dir::write_atomically;
 
@@ -68,26 +68,6 @@ pub(super) fn look(run_dir: &Path) -> io::Result<Loaded> {
         loaded.take_in(&file?.path());
     }
     Ok(loaded)
-}
-
-/// What a record holds, checked against the name of its file without `.json`.
-///
-/// # Errors
-/// What is wrong with it.
-pub(super) fn parse(text: &[u8], stem: &str) -> Result<Endpoint, String> {
-    let endpoint: Endpoint = serde_json::from_slice(text).map_err(|e| e.to_string())?;
-    AttachmentId::new(&endpoint.id.container_id, &endpoint.id.ifname).map_err(|e| e.to_string())?;
-    if endpoint.link != stem || endpoint.id.link_name() != stem {
-        return Err(format!(
-            "it is about {}, whose link is {}",
-            endpoint.id,
-            endpoint.id.link_name()
-        ));
-    }
-    if endpoint.addresses.is_empty() {
-        return Err("it holds no address".to_owned());
-    }
-    Ok(endpoint)
 }
 
 impl Ledger {
@@ -187,11 +167,13 @@ fn stem(path: &Path) -> Option<String> {
 }
 
 fn read(path: &Path, stem: &str) -> Result<Endpoint, String> {
-    parse(&fs::read(path).map_err(|e| e.to_string())?, stem)
+    Endpoint::parse(&fs::read(path).map_err(|e| e.to_string())?, stem)
 }
 
 #[cfg(test)]
 mod tests {
+    use viaduct_model::AttachmentId;
+
     use super::*;
 
     fn endpoint(container: &str) -> Endpoint {

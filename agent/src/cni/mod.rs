@@ -250,14 +250,6 @@ pub fn look_at_ledger(
     Ok((loaded.endpoints, loaded.damaged))
 }
 
-/// What a record of the ledger says, as the agent reads it at its start.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn parse_record(text: &[u8], stem: &str) -> Result<Endpoint, String> {
-    ledger::parse(text, stem)
-}
-
 fn recover(
     run_dir: &Path,
     ledger: Ledger,

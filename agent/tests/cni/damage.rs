@@ -157,3 +157,74 @@ fn a_spooled_del_of_an_earlier_life_does_not_strike_the_next() {
         node.handle.stop().await;
     });
 }
+
+/// Pods whose records are damaged at once, each at another place.
+const AT_ONCE: usize = 24;
+
+#[test]
+fn a_record_cut_off_at_any_byte_is_reported_and_its_address_stays_taken_while_its_device_lives() {
+    if !inside(
+        "damage::a_record_cut_off_at_any_byte_is_reported_and_its_address_stays_taken_while_its_device_lives",
+    ) {
+        return;
+    }
+    block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = directory.path();
+        let node = Node::at(run_dir).await;
+        let names: Vec<String> = (0..AT_ONCE).map(|i| format!("c{i:02}")).collect();
+        let pods: Vec<Pod> = names.iter().map(|name| Pod::new(name)).collect();
+        let witness = Pod::new("witness");
+        let whole = wired(node.add(&witness).await).addresses[0];
+        let mut taken = std::collections::BTreeSet::from([whole]);
+        for pod in &pods {
+            taken.extend(wired(node.add(pod).await).addresses);
+        }
+        assert_eq!(taken.len(), AT_ONCE + 1);
+        node.handle.stop().await;
+        let kept = |name: &str| std::fs::read(record(run_dir, name)).unwrap();
+        let texts: Vec<Vec<u8>> = names.iter().map(|name| kept(name)).collect();
+        let longest = texts.iter().map(Vec::len).max().unwrap();
+
+        for first in (0..longest).step_by(AT_ONCE) {
+            let mut damaged = 0;
+            for (i, (name, text)) in names.iter().zip(&texts).enumerate() {
+                let end = (first + i).min(text.len());
+                // The last byte is the closing brace.
+                damaged += i64::from(end < text.len());
+                std::fs::write(record(run_dir, name), &text[..end]).unwrap();
+            }
+            let metrics = viaduct_agent::cni::CniMetrics::default();
+            let options = viaduct_agent::cni::CniOptions {
+                metrics: metrics.clone(),
+                ..viaduct_agent::cni::CniOptions::new(run_dir)
+            };
+            let node = Node::with(options).await;
+            assert_eq!(metrics.damaged.get(), damaged, "from byte {first}");
+            let endpoints = node.handle.endpoints.borrow().clone();
+            assert_eq!(endpoints.len(), AT_ONCE + 1, "from byte {first}");
+            assert_eq!(endpoints[&id("witness").link_name()].addresses, [whole]);
+            assert_eq!(node.used() as usize, AT_ONCE + 1, "from byte {first}");
+            let fresh = Pod::new("fresh");
+            let given = wired(node.add(&fresh).await).addresses[0];
+            assert!(
+                !taken.contains(&given),
+                "{given} has an owner: byte {first}"
+            );
+            node.del("fresh").await;
+            node.handle.stop().await;
+        }
+
+        // Nothing of it was torn down, and DEL takes each away.
+        ping(whole);
+        for (name, text) in names.iter().zip(&texts) {
+            std::fs::write(record(run_dir, name), &text[..text.len() / 2]).unwrap();
+        }
+        let node = Node::at(run_dir).await;
+        for name in names.iter().map(String::as_str).chain(["witness"]) {
+            node.del(name).await;
+        }
+        node.is_clean().await;
+        node.handle.stop().await;
+    });
+}

@@ -17,6 +17,8 @@ pub(crate) enum Unit {
     PerSecond,
     PerMinute,
     Bytes,
+    Kibibytes,
+    Each,
 }
 
 impl Unit {
@@ -29,6 +31,8 @@ impl Unit {
             Unit::Mebibytes => format!("{value:.1} MiB"),
             Unit::GigabitsPerSecond => format!("{value:.2} Gbit/s"),
             Unit::PodsPerSecond => format!("{value:.0} pods/s"),
+            Unit::Kibibytes => format!("{value:.1} KiB"),
+            Unit::Each => format!("{value:.3}"),
             Unit::PercentOfACore => format!("{value:.3}% core"),
             Unit::PerSecond => format!("{value:.2}/s"),
             Unit::PerMinute => format!("{value:.1}/min"),

@@ -68,13 +68,13 @@ pub(super) fn run(setting: Setting) -> Result<Vec<Row>> {
     Ok(rows(&ours, &theirs))
 }
 
-fn sandbox(number: usize) -> Result<Sandbox> {
+pub(super) fn sandbox(number: usize) -> Result<Sandbox> {
     let id = format!("pod{number}");
     let netns = netns::add(&id)?;
     Ok(Sandbox { id, netns })
 }
 
-fn viaduct(node: &Node) -> Plugin {
+pub(super) fn viaduct(node: &Node) -> Plugin {
     Plugin {
         name: "viaduct",
         program: binaries::program("viaduct"),

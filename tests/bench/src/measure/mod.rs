@@ -1,6 +1,7 @@
 //! What is measured. Adding a measurement is one file and one line in [`ALL`].
 
 mod agent;
+mod churn;
 mod cni;
 mod heal;
 mod join;
@@ -53,6 +54,12 @@ pub(crate) const ALL: &[Measurement] = &[
         mostly_waits: false,
         needs: None,
         run: cni::run,
+    },
+    Measurement {
+        name: "churn",
+        about: "20,000 ADD and DEL: what grows by it; ADD while the store is down",
+        mostly_waits: false,
+        run: churn::run,
     },
     Measurement {
         name: "join",
