@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 all=(cni_stdin frames ledger spool records annotations flags)
 targets=("${@:-${all[@]}}")
 seconds="${FUZZ_SECONDS:-60}"
-out="$PWD/../target/fuzz"
+out="$(cd .. && pwd)/target/fuzz"
 host="$(rustc -vV | sed -n 's/^host: //p')"
 
 # What cargo-fuzz passes, but for the sanitizer, which is nightly's: this code has no unsafe.

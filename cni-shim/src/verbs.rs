@@ -128,7 +128,10 @@ pub(crate) fn del(conf: &NetConf, attachment: Attachment) -> Result<(), CniError
     let request = request(Verb::Del, conf, attachment);
     match agent::ask(&conf.socket, &request, &[], PATIENCE) {
         Err(Failure::Away(_)) => {}
-        answer => return finish_del(conf, answer),
+        answer => {
+            fault::point("plugin.deleted");
+            return finish_del(conf, answer);
+        }
     }
     fault::point("plugin.away");
     let spooled = spool::write(&conf.run_dir, &request).map_err(|e| {

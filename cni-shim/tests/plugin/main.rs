@@ -278,6 +278,16 @@ fn del_killed_at_any_step_is_spooled_whole_or_not_at_all_and_can_be_repeated() {
 }
 
 #[test]
+fn del_killed_after_the_agents_answer_spools_nothing_and_can_be_repeated() {
+    let run = tempfile::tempdir().unwrap();
+    let agent = agent(run.path(), vec![Some(Reply::Gone), Some(Reply::Gone)]);
+    killed("plugin.deleted", "DEL", "", run.path());
+    assert!(del(run.path()).status.success());
+    assert_eq!(agent.join().unwrap().len(), 2);
+    assert!(spool::read(run.path()).unwrap().is_empty());
+}
+
+#[test]
 fn add_killed_at_any_step_prints_no_half_answer_and_can_be_repeated() {
     if !inside_namespaces("add_killed_at_any_step_prints_no_half_answer_and_can_be_repeated") {
         return;
