@@ -59,6 +59,7 @@ pub(crate) const ALL: &[Measurement] = &[
         name: "churn",
         about: "20,000 ADD and DEL: what grows by it; ADD while the store is down",
         mostly_waits: false,
+        needs: None,
         run: churn::run,
     },
     Measurement {
