@@ -19,8 +19,7 @@
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all build shim demo test test-vm test-kube conformance test-kube-store kube-bins image manifests soak lint bench deps clean
-.PHONY: all build shim demo test test-vm test-kube test-kube-store kube-bins image manifests soak fuzz lint bench deps clean
+.PHONY: all build shim demo test test-vm test-kube conformance test-kube-store kube-bins image manifests soak fuzz lint bench deps clean
 
 HOST_TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 MUSL_TARGET := $(subst -gnu,-musl,$(HOST_TARGET))
