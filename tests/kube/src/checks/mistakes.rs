@@ -187,8 +187,12 @@ pub(super) fn second_installation(cluster: &Cluster) -> Result<String> {
             .find(|line| line.contains(NAMESPACE) && line.contains("uninstall one of the two"));
         Ok(line.context("the second says nothing")?.to_owned())
     })?;
-    let second = pods::ready(cluster, "second", "app.kubernetes.io/component=controller")?;
-    ensure!(second.is_empty(), "the second is ready: {second:?}");
+    // Before it had looked it stood by, as any other would.
+    wait::until(SOON, || {
+        let second = pods::ready(cluster, "second", "app.kubernetes.io/component=controller")?;
+        ensure!(second.is_empty(), "the second is ready: {second:?}");
+        Ok(())
+    })?;
     ensure!(holder()? == before, "the first leads no more");
     cluster.kubectl(&["delete", "namespace", "second", "--wait=false"])?;
     cluster.kubectl(&["delete", "clusterrolebinding", "viaduct-second"])?;
