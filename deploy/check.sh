@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks what can be checked of deploy/ without a cluster, a container engine or a running
-# systemd: the units, and that Dockerfile, kind and vagrant name files and targets that exist.
+# systemd: the units; that the Dockerfile names what exists; that all name the same release.
 # A check whose program is not installed says that it was skipped.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -39,4 +39,11 @@ done
 for label in $(grep -o 'org\.opencontainers\.image\.[a-z]*' image/build.sh | sort -u); do
   grep -q "$label" image/Dockerfile || fail "the Dockerfile does not set the label $label"
 done
+
+# The image that everything is of, and the release.
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' ../Cargo.toml | head -n 1)
+grep -q "newTag: $version$" base/kustomization.yaml || fail "base/kustomization.yaml names another release than $version"
+grep -q "^appVersion: $version$" helm/viaduct/Chart.yaml || fail "the chart names another release than $version"
+[ "$(grep -c "image: ghcr.io/viaduct-net/viaduct:$version$" uninstall/viaduct-uninstall.yaml)" = 2 ] ||
+  fail "uninstall/viaduct-uninstall.yaml names another image than that of $version"
 exit $failed

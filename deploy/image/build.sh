@@ -19,6 +19,7 @@ deploy/image/oci.py "$work" "$output" --name "$name" --user 64870 \
   --capability /usr/bin/viaduct-agent=cap_net_admin \
   --label "org.opencontainers.image.title=viaduct" \
   --label "org.opencontainers.image.description=Overlay network for Kubernetes and plain Linux hosts" \
+  --label "org.opencontainers.image.source=https://github.com/viaduct-net/viaduct" \
   --label "org.opencontainers.image.licenses=Apache-2.0" \
   --label "org.opencontainers.image.version=$version" \
   --label "org.opencontainers.image.revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)"

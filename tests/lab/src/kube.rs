@@ -49,7 +49,7 @@ impl ApiServer {
         .with_context(|| format!("showing {} inside the lab", programs.display()))?;
         make_dir(Path::new(DIR), 0o755)?;
         for own in ["etcd", "api"] {
-            Privilege::Plain.own_dir(&path(own), 0o755)?;
+            Privilege::Plain.own_dir(&path(own), 0o700)?;
         }
         certificates()?;
         std::fs::write(kubeconfig(), kubeconfig_text())?;
@@ -177,7 +177,7 @@ fn kubeconfig_text() -> String {
     json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "lab",
         "contexts": [{"name": "lab", "context": {
-            "cluster": "lab", "user": "admin", "namespace": "viaduct-system",
+            "cluster": "lab", "user": "admin", "namespace": "kube-system",
         }}],
         "clusters": [{"name": "lab", "cluster": {
             "server": format!("https://{}:{PORT}", underlay::BRIDGE_ADDRESS),
