@@ -1,7 +1,7 @@
 //! What this node says of itself, decided from the view: its overlay address, its
 //! Node record, its Claim. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use viaduct_model::addresses::asks_for;
@@ -104,8 +104,11 @@ pub fn claim(
     let gives = hold.tenure.gives();
     // What is given back must not be asked for at the same time.
     let kept = |block: &&Block| !gives.contains_key(&block.cidr.record_name());
-    let owned = view.map_or(0, |v| active_blocks(v, &identity.name).filter(kept).count());
-    let wanted = wanted_blocks(owned, usage);
+    let active = view
+        .into_iter()
+        .flat_map(|v| active_blocks(v, &identity.name));
+    let active: BTreeSet<Cidr> = active.filter(kept).map(|block| block.cidr).collect();
+    let (owned, wanted) = (active.len(), wanted_blocks(&active, usage));
     let used = |cidr: &Cidr| usage.blocks.get(cidr).is_some_and(|block| block.used > 0);
     let mut conditions = Vec::new();
     if let Some(view) = view {
@@ -148,24 +151,21 @@ pub fn claim(
 
 /// How many blocks the node wants: as many more than it owns as it takes to bring its
 /// free addresses up to the watermark, those that pods wait for included.
-fn wanted_blocks(owned: usize, usage: &AddressUsage) -> usize {
-    if owned == 0 {
-        return 1;
-    }
-    // Right after a block came, the address manager may not have counted it yet.
-    if usage.blocks.len() < owned {
-        return owned;
-    }
-    let serving: BTreeMap<Cidr, BlockUsage> = usage
-        .blocks
+fn wanted_blocks(active: &BTreeSet<Cidr>, usage: &AddressUsage) -> usize {
+    let owned: BTreeMap<Cidr, BlockUsage> = active
         .iter()
-        .filter(|(cidr, _)| !usage.draining.contains(cidr))
-        .map(|(cidr, usage)| (*cidr, *usage))
+        .map(|cidr| {
+            // Right after a block came, the address manager may not have counted it yet.
+            let fresh = BlockUsage {
+                used: 0,
+                free: u32::try_from(cidr.size()).unwrap_or(u32::MAX),
+            };
+            (*cidr, usage.blocks.get(cidr).copied().unwrap_or(fresh))
+        })
         .collect();
-    let count = u32::try_from(owned).unwrap_or(u32::MAX);
-    let asks = asks_for(count, &serving, Family::V4, usage.waiting) as usize;
+    let asks = asks_for(&owned, Family::V4, usage.waiting) as usize;
     let starved = usage.starved && usage.waiting == 0;
-    asks.max(owned + usize::from(starved))
+    asks.max(owned.len() + usize::from(starved))
 }
 
 fn blocks_available(view: &ClusterView, owned: usize, wanted: usize) -> Condition {

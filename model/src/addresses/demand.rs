@@ -7,42 +7,31 @@ use std::time::Duration;
 use crate::{BlockUsage, Cidr, Family};
 
 /// How many blocks of `family` a node wants: one at least, and so many more than it has
-/// that `watermark` addresses are free. `serving` are the blocks that it owns and hands
-/// out from; a new one is taken to be as large as those on average.
-pub fn wants_blocks(serving: &BTreeMap<Cidr, BlockUsage>, family: Family, watermark: u32) -> u32 {
-    let of_family = || serving.iter().filter(|(block, _)| block.family() == family);
-    let owned = u64::try_from(of_family().count()).unwrap_or(u64::MAX);
+/// that `watermark` addresses are free. A new one is taken to be as large as those that
+/// it owns on average.
+pub fn wants_blocks(owned: &BTreeMap<Cidr, BlockUsage>, family: Family, watermark: u32) -> u32 {
+    let of_family = || owned.iter().filter(|(block, _)| block.family() == family);
+    let count = u64::try_from(of_family().count()).unwrap_or(u64::MAX);
     let free: u64 = of_family().map(|(_, usage)| u64::from(usage.free)).sum();
     let used: u64 = of_family().map(|(_, usage)| u64::from(usage.used)).sum();
-    let size = (free + used).checked_div(owned).unwrap_or(0).max(1);
+    let size = (free + used).checked_div(count).unwrap_or(0).max(1);
     let missing = u64::from(watermark).saturating_sub(free);
-    let more = if owned == 0 {
+    let more = if count == 0 {
         1
     } else {
         missing.div_ceil(size)
     };
-    u32::try_from(owned.saturating_add(more)).unwrap_or(u32::MAX)
+    u32::try_from(count.saturating_add(more)).unwrap_or(u32::MAX)
 }
 
 /// How many blocks of `family` a node asks for that owns `owned`, those that it gives
-/// back left out, and hands out from `serving`, while `waiting` pods wait for an
-/// address. What it owns and does not serve now it will serve again.
-pub fn asks_for(
-    owned: u32,
-    serving: &BTreeMap<Cidr, BlockUsage>,
-    family: Family,
-    waiting: u32,
-) -> u32 {
-    let serve = serving.keys().filter(|c| c.family() == family).count();
-    match (owned, u32::try_from(serve).unwrap_or(u32::MAX)) {
-        (0, _) => 1,
-        (owned, 0) => owned,
-        (owned, serve) => {
-            let of_family = serving.iter().filter(|(c, _)| c.family() == family);
-            let watermark = watermark(of_family.map(|(_, usage)| usage), waiting);
-            wants_blocks(serving, family, watermark).saturating_add(owned.saturating_sub(serve))
-        }
-    }
+/// back left out, while `waiting` pods wait for an address. What it owns and does not
+/// serve now it will serve soon: a grant that is to be proved, or to be renewed. Its
+/// addresses count, or a burst would ask for the same blocks again while they come.
+pub fn asks_for(owned: &BTreeMap<Cidr, BlockUsage>, family: Family, waiting: u32) -> u32 {
+    let of_family = owned.iter().filter(|(cidr, _)| cidr.family() == family);
+    let watermark = watermark(of_family.map(|(_, usage)| usage), waiting);
+    wants_blocks(owned, family, watermark)
 }
 
 /// A block of `family` that the node can give back: empty, not the one that holds
@@ -172,6 +161,19 @@ mod tests {
         let watermark = watermark(small.values(), 95);
         // 95 that wait and 3 to spare, from blocks of 15 addresses.
         assert_eq!(wants_blocks(&small, Family::V4, watermark), 8);
+    }
+
+    #[test]
+    fn blocks_that_are_only_to_be_proved_are_not_asked_for_again() {
+        let mut owned = blocks(&[("10.0.0.0/28", 15, 0)]);
+        assert_eq!(asks_for(&owned, Family::V4, 95), 8);
+        // They are there, and 95 pods wait still, until the first of them is proved.
+        for third in 1..8u8 {
+            let block = format!("10.0.0.{}/28", third * 16);
+            owned.extend(blocks(&[(block.as_str(), 0, 16)]));
+        }
+        assert_eq!(asks_for(&owned, Family::V4, 95), 8);
+        assert_eq!(asks_for(&blocks(&[]), Family::V4, 95), 1);
     }
 
     #[test]

@@ -451,9 +451,9 @@ impl Agent {
         let owned = owned
             .filter(|(_, b)| b.node == self.name && b.state == BlockState::Active)
             .filter(|(cidr, _)| !gives.contains_key(&cidr.record_name()))
-            .count();
-        let owned = u32::try_from(owned).unwrap_or(u32::MAX);
-        let wants = asks_for(owned, &self.serving(clock), Family::V4, self.hungry);
+            .map(|(cidr, _)| (*cidr, usage.get(cidr).copied().unwrap_or_default()))
+            .collect();
+        let wants = asks_for(&owned, Family::V4, self.hungry);
         let used = |cidr: &Cidr| usage.get(cidr).is_some_and(|block| block.used > 0);
         Claim {
             incarnation: "i".into(),

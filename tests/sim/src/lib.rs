@@ -11,6 +11,7 @@ pub mod agent;
 pub mod controller;
 pub mod rng;
 pub mod store;
+pub mod trace;
 pub mod world;
 
 pub use world::{Tally, Violation, World};

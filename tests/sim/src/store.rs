@@ -17,6 +17,8 @@ use viaduct_datastore::{
 };
 use viaduct_model::{Block, Cidr, Kind, Record};
 
+use crate::trace;
+
 /// What becomes of the next call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fate {
@@ -101,6 +103,7 @@ impl Inner {
             value: value.to_vec(),
             version: version.clone(),
         };
+        trace::record(self.now, kind, &name, self.get(kind, &name), Some(&entry));
         self.note(kind, &name, Some(&entry));
         self.tell(kind, Update::Put(entry.clone()));
         self.content.records.insert((kind, name), entry);
@@ -122,12 +125,9 @@ impl Inner {
             let name = name.to_owned();
             return Err(StoreError::Conflict { kind, name });
         }
-        if self
-            .content
-            .records
-            .remove(&(kind, name.to_owned()))
-            .is_some()
-        {
+        let gone = self.content.records.remove(&(kind, name.to_owned()));
+        if gone.is_some() {
+            trace::record(self.now, kind, name, gone.as_ref(), None);
             self.content.revision += 1;
             self.note(kind, name, None);
             self.tell(kind, Update::Delete(name.to_owned()));
@@ -154,6 +154,7 @@ impl Inner {
 
     /// Puts the store back to an older content. All watches break; leases begin anew.
     pub fn put_back(&mut self, content: Content, ttl: u64) {
+        trace::put_back(self.now, &content);
         self.content = content;
         for until in self.content.leases.values_mut() {
             *until = self.now + ttl;

@@ -13,6 +13,7 @@ use crate::agent::{Agent, HandedOut, TTL};
 use crate::controller::Controller;
 use crate::rng::Rng;
 use crate::store::{Content, SimStore, all};
+use crate::trace;
 
 /// Nodes.
 const NODES: usize = 20;
@@ -340,8 +341,12 @@ impl World {
                 agent.up = false;
                 self.tally.crashes += 1;
             }
-            8..20 => agent.restart(now),
+            8..20 => {
+                trace::tell(now, |_| Some(format!("{} restarts", agent.name)));
+                agent.restart(now);
+            }
             20..24 if self.put_back_at.is_none_or(|at| now > at + 4 * QUARANTINE) => {
+                trace::tell(now, |_| Some(format!("{} reboots", agent.name)));
                 agent.reboot(now);
                 self.tally.reboots += 1;
             }
@@ -355,6 +360,7 @@ impl World {
             42..60 => agent.connected = true,
             60..64 => agent.cut(),
             64..72 => {
+                trace::tell(now, |_| Some(format!("controller {c} starts anew")));
                 self.tally.crashes += 1;
                 let fresh = self.controller();
                 if let Some(old) = self.controllers.get_mut(c) {
@@ -364,6 +370,7 @@ impl World {
             72..80 => {
                 if let Some(controller) = self.controllers.get_mut(c) {
                     controller.leads = !controller.leads;
+                    trace::tell(now, |_| Some(format!("controller {c}: {controller:?}")));
                 }
             }
             80..83 => {
@@ -425,6 +432,7 @@ impl World {
         // Controllers that had seen all go on; else they are started anew, as the manual
         // says.
         if !told || self.rng.one_in(2) {
+            trace::tell(self.now, |_| Some("both controllers start anew".into()));
             for n in 0..self.controllers.len() {
                 let fresh = self.controller();
                 if let Some(old) = self.controllers.get_mut(n) {
