@@ -62,6 +62,8 @@ pub struct NodeState {
     pub on_link: Arc<BTreeSet<Ipv4Addr>>,
     /// Blocks that this node holds although an older record names another owner.
     pub disputed: Arc<BTreeSet<Cidr>>,
+    /// Blocks that this node held once and holds no more.
+    pub lost: Arc<BTreeSet<Cidr>>,
 }
 
 /// What is the matter with the underlay. Owned by the steward.

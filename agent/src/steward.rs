@@ -71,6 +71,7 @@ pub async fn run(
         local,
         on_link: Arc::default(),
         disputed: Arc::default(),
+        lost: Arc::default(),
         asked: BTreeSet::new(),
         trouble: UnderlayTrouble::default(),
         moved: None,
@@ -82,7 +83,7 @@ pub async fn run(
     loop {
         let look = due <= Instant::now();
         let current = view.borrow_and_update().clone();
-        place.dispute(tenure.borrow_and_update().disputed(now_ms()));
+        place.hold(&tenure.borrow_and_update());
         let peers = wanted_peers(&place.local, current.as_deref());
         if look || peers != place.asked {
             // The kernel answers at once, but 2,000 questions take their time.
@@ -156,6 +157,7 @@ struct Place {
     local: LocalNode,
     on_link: Arc<BTreeSet<Ipv4Addr>>,
     disputed: Arc<BTreeSet<Cidr>>,
+    lost: Arc<BTreeSet<Cidr>>,
     /// The peers that the kernel was asked about.
     asked: BTreeSet<Ipv4Addr>,
     trouble: UnderlayTrouble,
@@ -200,10 +202,14 @@ impl Place {
         }
     }
 
-    /// Takes in which blocks we hold against an older record.
-    fn dispute(&mut self, disputed: BTreeSet<Cidr>) {
+    /// Takes in which blocks we hold against an older record, and which we lost.
+    fn hold(&mut self, tenure: &Tenure) {
+        let (disputed, lost) = (tenure.disputed(now_ms()), tenure.lost());
         if *self.disputed != disputed {
             self.disputed = Arc::new(disputed);
+        }
+        if *self.lost != lost {
+            self.lost = Arc::new(lost);
         }
     }
 
@@ -254,6 +260,7 @@ fn publish(
         Arc::ptr_eq(&told.view, &view)
             && Arc::ptr_eq(&told.on_link, &place.on_link)
             && Arc::ptr_eq(&told.disputed, &place.disputed)
+            && Arc::ptr_eq(&told.lost, &place.lost)
             && told.local == place.local
     });
     if !same {
@@ -262,6 +269,7 @@ fn publish(
             view,
             on_link: place.on_link.clone(),
             disputed: place.disputed.clone(),
+            lost: place.lost.clone(),
         };
         *told = Some(state.clone());
         outputs.state.send_replace(Some(state));

@@ -70,6 +70,7 @@ mod tests {
             view: Arc::new(view),
             on_link: Default::default(),
             disputed: Default::default(),
+            lost: Default::default(),
         };
         assert_eq!(content(&state), None);
         state.local.overlay = Some("10.64.3.0".parse().unwrap());

@@ -14,6 +14,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -118,10 +119,11 @@ impl Control {
                 Role::Campaigning(campaign(self.store.clone(), identity.clone(), seat.clone()))
             }
         };
+        let memory = Memory::new(self.policy.restored, stride());
         let mut inner = Loop {
             control: self,
             view: View::default(),
-            memory: Memory::default(),
+            memory,
             role,
             backoff: Backoff::default(),
             retry_at: None,
@@ -389,6 +391,14 @@ fn campaign(
             tokio::time::sleep(backoff.next()).await;
         }
     })
+}
+
+/// A large number by chance, small enough for thousands of restored stores to go into what
+/// JSON's readers can count exactly.
+fn stride() -> u64 {
+    const LEAST: u64 = 1 << 20;
+    const RANGE: u64 = 1 << 36;
+    LEAST + RandomState::new().hash_one(SystemTime::now()) % RANGE
 }
 
 /// Publishes what is news.

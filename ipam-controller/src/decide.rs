@@ -40,6 +40,8 @@ pub struct Policy {
     pub quarantine: Duration,
     /// How long a controller that starts with blocks in the store only listens.
     pub listen: Duration,
+    /// Whether whoever starts the controller says that the store was put back.
+    pub restored: bool,
     /// How long a pool's status stays as it is though its counts changed.
     pub refresh: Duration,
     /// What Nodes' pod CIDRs have to do with blocks: with `Adopt` none is given here.
@@ -175,6 +177,12 @@ pub fn decide(view: &View, memory: &Memory, policy: &Policy, now: &Now) -> Decis
         blocks.retain(|cidr| !wrong.contains(cidr));
     }
     let space = allot::allot(&moment, &restored, &settled.active, &mut decision);
+    if let (Some(floor), Some(pool)) = (memory.floor(view), view.pools.keys().next()) {
+        // First it has to stand in the store: the next controller may know nothing of it.
+        let is_grant = |action: &Action| !matches!(action, Action::CreatePool(..));
+        decision.actions.retain(|action| !is_grant(action));
+        settled.freed.insert(pool.clone(), floor);
+    }
     // A pool without a status tells that the bootstrap may have been cut off.
     if complete {
         status::refresh(&moment, &space, &settled.freed, &mut decision);

@@ -142,6 +142,7 @@ impl Flags {
             } else {
                 LISTEN.min(self.quarantine)
             },
+            restored: self.restored,
             refresh: REFRESH,
             node_cidrs: self.node_cidrs.choice(&self.store()?)?,
         })

@@ -37,6 +37,12 @@ pub struct Memory {
     generations: BTreeMap<Cidr, u64>,
     /// The greatest generation that any node said is over.
     ended: u64,
+    /// Whether whoever started this controller said that the store was put back.
+    restored: bool,
+    /// By how much generations are raised when the store was put back.
+    stride: u64,
+    /// What generations have to be greater than since the store was put back.
+    floor: u64,
     /// Active blocks and their generations at the last look.
     seen: BTreeMap<Cidr, (u64, BlockState)>,
     /// How often the list of blocks was told anew.
@@ -44,14 +50,27 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// The memory of a controller that starts, on a store that was put back if so
+    /// `restored`. `stride` is a large number by chance: grants that the store has
+    /// forgotten and those that are made since must not have one generation.
+    pub fn new(restored: bool, stride: u64) -> Self {
+        Self {
+            restored,
+            stride,
+            ..Self::default()
+        }
+    }
+
     /// Compares the view with what is remembered. To be called before every
     /// decision, and while standing by whenever the view changes.
     pub fn observe(&mut self, view: &View, now: Duration) {
         if !view.is_complete() {
             return;
         }
+        let mut put_back = false;
         if !self.begun {
             self.begun = true;
+            put_back = self.restored;
             self.began_at = (!view.blocks.is_empty()).then_some(now);
         }
         let mut gone = BTreeMap::new();
@@ -71,6 +90,7 @@ impl Memory {
         }
         if self.is_put_back(view, &seen) {
             self.put_back_at = Some(now);
+            put_back = true;
         }
         for (cidr, (generation, _)) in &seen {
             self.saw(*cidr, *generation);
@@ -82,6 +102,11 @@ impl Memory {
                     self.saw(cidr, *generation);
                 }
             }
+        }
+        if put_back {
+            let known = self.generations.values().copied().max().unwrap_or(0);
+            let known = known.max(self.ended).max(freed_generation(view));
+            self.floor = self.floor.max(known).saturating_add(self.stride);
         }
         self.gone_since = gone;
         self.quarantined_since = quarantined;
@@ -104,7 +129,14 @@ impl Memory {
         let seen = self.generations.get(cidr).copied().unwrap_or(0);
         seen.max(freed_generation(view))
             .max(self.ended)
+            .max(self.floor)
             .saturating_add(1)
+    }
+
+    /// What has to stand in a pool's status before anything is granted: after the store was
+    /// put back, generations begin beyond what it may have forgotten.
+    pub fn floor(&self, view: &View) -> Option<u64> {
+        (self.floor > freed_generation(view)).then_some(self.floor)
     }
 
     /// Whether the store says less than it said before, or less than agents know.

@@ -57,6 +57,7 @@ impl Cluster {
                 reclaim_after: Duration::from_secs(3600),
                 quarantine: Duration::ZERO,
                 listen: Duration::ZERO,
+                restored: false,
                 refresh: Duration::from_secs(60),
                 node_cidrs: viaduct_datastore::NodeCidrs::Off,
             },

@@ -246,6 +246,7 @@ impl World {
                 reclaim_after: Duration::from_secs(100),
                 quarantine: Duration::from_secs(10),
                 listen: Duration::ZERO,
+                restored: false,
                 refresh: Duration::from_secs(60),
                 node_cidrs: viaduct_datastore::NodeCidrs::Off,
             },

@@ -278,6 +278,15 @@ impl Tenure {
             .collect()
     }
 
+    /// Blocks that were ours and are not: no pod may go on with an address of theirs,
+    /// whether or not another owns them by now.
+    pub fn lost(&self) -> BTreeSet<Cidr> {
+        let over = self.over.keys();
+        over.filter(|cidr| !self.held.contains_key(cidr))
+            .copied()
+            .collect()
+    }
+
     /// Whether nobody else may have the block yet, whatever the records say.
     pub fn is_trusted(&self, cidr: &Cidr, now_ms: u64) -> bool {
         self.held.get(cidr).is_some_and(|held| held.trusted(now_ms)) && !self.giving.contains(cidr)

@@ -102,12 +102,7 @@ impl Backend {
                 .insert(local.underlay.name.as_str().into());
         }
         (self.desire)(&scene, &mut desired);
-        let foreign = isolation::foreign(
-            &state.view,
-            &local.name,
-            &state.disputed,
-            endpoints.values(),
-        );
+        let foreign = isolation::foreign(state, endpoints.values());
         endpoints::desire_without(endpoints, &foreign, &mut desired);
         desired
     }

@@ -171,12 +171,7 @@ impl Owner {
     /// Finds the pods that have to be cut off, and says so once of each.
     pub(super) fn judge_foreign(&mut self) {
         let foreign = match &*self.node.borrow() {
-            Some(state) => isolation::foreign(
-                &state.view,
-                &state.local.name,
-                &state.disputed,
-                self.endpoints.values(),
-            ),
+            Some(state) => isolation::foreign(state, self.endpoints.values()),
             None => return,
         };
         for (link, new) in &foreign {

@@ -112,7 +112,7 @@ mod tests {
             attachment: pod.id.to_string(),
             address: pod.addresses[0],
             block: "10.64.1.0/26".parse().unwrap(),
-            owner: "b".parse().unwrap(),
+            owner: "b".parse().ok(),
         };
         let mut desired = Desired::default();
         desire_without(

@@ -163,6 +163,7 @@ impl Cluster {
             view: Arc::new(self.view.clone()),
             on_link: Arc::new(self.on_link.clone()),
             disputed: Default::default(),
+            lost: Default::default(),
         }
     }
 }

@@ -323,6 +323,7 @@ pub(crate) fn node_state() -> NodeState {
             ..ClusterView::default()
         }),
         on_link: Default::default(),
+        lost: Default::default(),
         disputed: Default::default(),
     }
 }

@@ -27,6 +27,7 @@ impl Scene {
                 reclaim_after: 24 * HOUR,
                 quarantine: HOUR,
                 listen: Duration::ZERO,
+                restored: false,
                 refresh: Duration::from_secs(60),
                 node_cidrs: NodeCidrs::Off,
             },

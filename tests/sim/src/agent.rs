@@ -175,9 +175,13 @@ impl Agent {
     /// Whether it counts the pod at this address as cut off.
     pub fn is_foreign(&self, address: IpAddr, now: u64) -> bool {
         let disputed = self.tenure.disputed(self.clock(now));
-        self.view.iter().flatten().any(|(cidr, block)| {
-            cidr.contains(address) && block.node != self.name && !disputed.contains(cidr)
-        })
+        let Some(view) = &self.view else { return false };
+        let ours = |(cidr, block): (&Cidr, &Block)| {
+            cidr.contains(address) && (block.node == self.name || disputed.contains(cidr))
+        };
+        let lost = self.tenure.lost();
+        let gone = view.keys().chain(&lost).any(|cidr| cidr.contains(address));
+        gone && !view.iter().any(ours)
     }
 
     /// Takes in what the watch tells; returns blocks that it was told to be another's

@@ -45,10 +45,10 @@ impl std::fmt::Debug for Controller {
 
 impl Controller {
     /// A process that starts at `now` of the world.
-    pub fn start(policy: Policy, now: u64, rate: u64) -> Self {
+    pub fn start(policy: Policy, now: u64, rng: &mut Rng) -> Self {
         Self {
             view: View::default(),
-            memory: Memory::default(),
+            memory: Memory::new(policy.restored, (1 << 20) + rng.under(1 << 36)),
             policy,
             followers: Kind::ALL.map(Follower::new),
             actions: VecDeque::new(),
@@ -56,7 +56,7 @@ impl Controller {
             leads: true,
             connected: true,
             started: now,
-            rate,
+            rate: 95 + rng.under(11),
         }
     }
 

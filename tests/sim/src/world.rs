@@ -147,9 +147,10 @@ impl World {
             quarantine,
             node_cidrs: NodeCidrs::Off,
             listen: if restored { quarantine } else { LISTEN },
+            restored,
             refresh: Duration::from_secs(60),
         };
-        Controller::start(policy, self.now, 95 + self.rng.under(11))
+        Controller::start(policy, self.now, &mut self.rng)
     }
 
     fn step(&mut self) -> Result<(), String> {
