@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use super::*;
 use viaduct_model::{Pool, PoolStatus};
 
@@ -74,30 +72,39 @@ fn the_overlay_address_stays_while_its_block_is_owned() {
 
 #[test]
 fn a_block_is_wanted_at_once_and_the_next_one_at_the_watermark() {
-    assert_eq!(wanted_blocks(0, &usage(&[])), 1);
-    assert_eq!(wanted_blocks(1, &usage(&[])), 1);
-    assert_eq!(wanted_blocks(1, &usage(&[("10.64.0.0/26", 40, 23)])), 1);
-    assert_eq!(wanted_blocks(1, &usage(&[("10.64.0.0/26", 50, 13)])), 2);
+    let wanted = |owned: &[&str], usage: &AddressUsage| {
+        let owned = owned.iter().map(|c| c.parse().unwrap()).collect();
+        wanted_blocks(&owned, usage)
+    };
+    let (large, small) = ("10.64.0.0/26", "10.64.0.0/28");
+    assert_eq!(wanted(&[], &usage(&[])), 1);
+    // Not counted yet.
+    assert_eq!(wanted(&[large], &usage(&[])), 1);
+    assert_eq!(wanted(&[large], &usage(&[(large, 40, 23)])), 1);
+    assert_eq!(wanted(&[large], &usage(&[(large, 50, 13)])), 2);
     let hungry = AddressUsage {
         waiting: 95,
-        ..usage(&[("10.64.0.0/28", 15, 0)])
+        ..usage(&[(small, 15, 0)])
     };
-    assert_eq!(wanted_blocks(1, &hungry), 8);
-    let idle = AddressUsage {
-        draining: BTreeSet::from(["10.64.0.16/28".parse().unwrap()]),
-        ..usage(&[("10.64.0.0/28", 5, 10), ("10.64.0.16/28", 0, 16)])
+    assert_eq!(wanted(&[small], &hungry), 8);
+    // Some have come, and one of them is counted.
+    let half = ["10.64.0.16/28", "10.64.0.32/28"];
+    let coming = AddressUsage {
+        waiting: 95,
+        draining: BTreeSet::from([half[0].parse().unwrap()]),
+        ..usage(&[(small, 15, 0), (half[0], 0, 16)])
     };
-    assert_eq!(wanted_blocks(2, &idle), 2);
+    assert_eq!(wanted(&[small, half[0], half[1]], &coming), 8);
+    // What is held and not ours by the records does not count.
     assert_eq!(
-        wanted_blocks(
-            1,
-            &AddressUsage {
-                starved: true,
-                ..usage(&[("10.64.0.0/26", 0, 63)])
-            }
-        ),
+        wanted(&[small], &usage(&[(small, 15, 0), (half[0], 0, 16)])),
         2
     );
+    let starved = AddressUsage {
+        starved: true,
+        ..usage(&[(large, 0, 63)])
+    };
+    assert_eq!(wanted(&[large], &starved), 2);
 }
 
 #[test]
