@@ -62,7 +62,8 @@ pub fn foreign<'a>(
         .filter(|block| block.node != *node && !state.disputed.contains(&block.cidr))
         .map(|block| (block.cidr, Some(block.node.clone())));
     // Another had it, and its owner of tomorrow will not wait until we have heard of it.
-    let ours = |cidr: &Cidr| view.blocks_of(node).any(|block| block.cidr.overlaps(cidr));
+    let own: Vec<Cidr> = view.blocks_of(node).map(|block| block.cidr).collect();
+    let ours = |cidr: &Cidr| own.iter().any(|block| block.overlaps(cidr));
     let lost = state.lost.iter().filter(|cidr| !ours(cidr));
     // Later entries replace earlier ones: an owner is told where there is one.
     lost.map(|cidr| (*cidr, None))

@@ -177,10 +177,12 @@ pub fn decide(view: &View, memory: &Memory, policy: &Policy, now: &Now) -> Decis
         blocks.retain(|cidr| !wrong.contains(cidr));
     }
     let space = allot::allot(&moment, &restored, &settled.active, &mut decision);
-    if let (Some(floor), Some(pool)) = (memory.floor(view), view.pools.keys().next()) {
-        // First it has to stand in the store: the next controller may know nothing of it.
-        let is_grant = |action: &Action| !matches!(action, Action::CreatePool(..));
-        decision.actions.retain(|action| !is_grant(action));
+    // What is restored meanwhile has it in its own record.
+    if let (Some(floor), Some(pool), false) =
+        (memory.floor(view), view.pools.keys().next(), moment.listens)
+    {
+        let first = |action: &Action| matches!(action, Action::CreatePool(..));
+        decision.actions.retain(first);
         settled.freed.insert(pool.clone(), floor);
     }
     // A pool without a status tells that the bootstrap may have been cut off.

@@ -17,6 +17,10 @@ use crate::view::{Versioned, View};
 /// time that agents need to come back to a store that was away.
 pub const LISTEN: Duration = Duration::from_secs(5);
 
+/// How many low bits of a generation count grants; those above are the age of the store,
+/// which is another after each time that it was put back.
+const AGE: u32 = 20;
+
 /// Times are the controller's own: how long after its start.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
@@ -39,7 +43,7 @@ pub struct Memory {
     ended: u64,
     /// Whether whoever started this controller said that the store was put back.
     restored: bool,
-    /// By how much generations are raised when the store was put back.
+    /// How many ages later it is when the store was put back.
     stride: u64,
     /// What generations have to be greater than since the store was put back.
     floor: u64,
@@ -51,8 +55,9 @@ pub struct Memory {
 
 impl Memory {
     /// The memory of a controller that starts, on a store that was put back if so
-    /// `restored`. `stride` is a large number by chance: grants that the store has
-    /// forgotten and those that are made since must not have one generation.
+    /// `restored`. `stride` is a number by chance: grants that the store has forgotten
+    /// and those that are made since must not have one generation, so each time that it
+    /// is put back a new age begins.
     pub fn new(restored: bool, stride: u64) -> Self {
         Self {
             restored,
@@ -103,10 +108,9 @@ impl Memory {
                 }
             }
         }
+        self.floor = self.floor.max(age_of(self.greatest(view)));
         if put_back {
-            let known = self.generations.values().copied().max().unwrap_or(0);
-            let known = known.max(self.ended).max(freed_generation(view));
-            self.floor = self.floor.max(known).saturating_add(self.stride);
+            self.floor = self.floor.saturating_add(self.stride << AGE);
         }
         self.gone_since = gone;
         self.quarantined_since = quarantined;
@@ -133,10 +137,16 @@ impl Memory {
             .saturating_add(1)
     }
 
-    /// What has to stand in a pool's status before anything is granted: after the store was
-    /// put back, generations begin beyond what it may have forgotten.
+    /// What has to stand in a pool's status before anything new is granted: in which age
+    /// it is. Otherwise the next controller may know nothing of it.
     pub fn floor(&self, view: &View) -> Option<u64> {
-        (self.floor > freed_generation(view)).then_some(self.floor)
+        (self.floor > age_of(freed_generation(view))).then_some(self.floor)
+    }
+
+    /// The greatest generation that is known.
+    fn greatest(&self, view: &View) -> u64 {
+        let seen = self.generations.values().copied().max().unwrap_or(0);
+        seen.max(self.ended).max(freed_generation(view))
     }
 
     /// Whether the store says less than it said before, or less than agents know.
@@ -181,6 +191,11 @@ impl Memory {
         let known = self.generations.entry(cidr).or_default();
         *known = generation.max(*known);
     }
+}
+
+/// The first generation of the age that `generation` is of.
+fn age_of(generation: u64) -> u64 {
+    generation >> AGE << AGE
 }
 
 /// No block that was ever freed had a greater generation, as far as the store knows.

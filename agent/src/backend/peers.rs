@@ -75,10 +75,27 @@ pub(super) fn sound<'a>(
         match peer((name, node), theirs, homes, state) {
             Ok(Some(peer)) => peers.push(peer),
             Ok(None) => {}
-            Err(why) => desired.refusals.push(refusal(name, &why)),
+            Err(why) if why.passes => desired.awaited.push(refusal(name, &why.what)),
+            Err(why) => desired.refusals.push(refusal(name, &why.what)),
         }
     }
     peers
+}
+
+/// Why a peer is not routed.
+struct Unsound {
+    what: String,
+    /// Whether more news may set it right, as they do at every start.
+    passes: bool,
+}
+
+impl Unsound {
+    fn of(what: String) -> Self {
+        Self {
+            what,
+            passes: false,
+        }
+    }
 }
 
 /// What to know of a peer with those usable blocks, of all that are its; `None` while it has
@@ -88,33 +105,35 @@ fn peer<'a>(
     blocks: Vec<Cidr>,
     homes: &[&Block],
     state: &'a NodeState,
-) -> Result<Option<Peer<'a>>, String> {
+) -> Result<Option<Peer<'a>>, Unsound> {
     let local = &state.local;
     let Some(overlay) = node.overlay.v4 else {
         return Ok(None);
     };
     let (theirs, ours) = (node.backend.name(), local.carrier.name());
     if theirs != ours {
-        return Err(format!(
+        return Err(Unsound::of(format!(
             "its backend is {theirs}, this node's {ours}; all nodes must use the same"
-        ));
+        )));
     }
     let Some(underlay) = node.underlay.v4 else {
-        return Err("it has no IPv4 underlay address; its pods are reached by one".into());
+        return Err(Unsound::of(
+            "it has no IPv4 underlay address; its pods are reached by one".into(),
+        ));
     };
     if underlay.is_unspecified()
         || underlay.is_multicast()
         || underlay.is_broadcast()
         || underlay.is_loopback()
     {
-        return Err(format!(
+        return Err(Unsound::of(format!(
             "its underlay address {underlay} is no address of a host on a network"
-        ));
+        )));
     }
     if underlay == local.underlay.address || underlay == local.underlay.public_address {
-        return Err(format!(
+        return Err(Unsound::of(format!(
             "its underlay address {underlay} is this node's own; each node must have its own"
-        ));
+        )));
     }
     // A quarantined or refused block still is the node's: only then is the address wrong.
     let home = homes
@@ -122,9 +141,17 @@ fn peer<'a>(
         .find(|block| block.cidr.contains(IpAddr::V4(overlay)));
     match home {
         None => {
-            return Err(format!(
-                "its overlay address {overlay} lies in no block of its own"
-            ));
+            let address = IpAddr::V4(overlay);
+            let taken = view
+                .blocks
+                .values()
+                .any(|block| block.cidr.contains(address));
+            let in_a_pool = view.pools.values().any(|pool| pool.cidr.contains(address));
+            return Err(Unsound {
+                what: format!("its overlay address {overlay} lies in no block of its own"),
+                // Its block may be told of right after it.
+                passes: in_a_pool && !taken,
+            });
         }
         // Without the block the address is no next hop either.
         Some(block) if !blocks.contains(&block.cidr) => return Ok(None),

@@ -221,6 +221,20 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_whose_block_is_not_told_of_yet_is_awaited_and_not_refused() {
+        let mut cluster = Cluster::new();
+        cluster.pool("default", "10.64.0.0/16");
+        cluster.node("b").overlay.v4 = Some("10.64.77.0".parse().unwrap());
+        let desired = desired(&cluster);
+        assert_eq!(desired.refusals, [""; 0]);
+        assert!(
+            desired.awaited[0].contains("10.64.77.0"),
+            "{:?}",
+            desired.awaited
+        );
+    }
+
+    #[test]
     fn of_two_peers_with_one_mac_the_first_is_kept_and_the_second_refused() {
         let mut cluster = Cluster::new();
         cluster.peer("c", 3);

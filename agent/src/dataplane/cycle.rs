@@ -42,6 +42,8 @@ pub struct Outcome {
     pub problems: Vec<String>,
     /// What was refused, one sentence each.
     pub refusals: Vec<String>,
+    /// What is refused until more of the cluster was heard, one sentence each.
+    pub awaited: Vec<String>,
     /// Routes of others into our blocks, one sentence each.
     pub conflicts: Vec<String>,
     /// Peers that are not adjacent and so have no route, one sentence each.
@@ -239,6 +241,7 @@ impl Outcome {
                 && own_blocks.all(|route| actual.routes.contains(route))
         });
         self.refusals = desired.refusals.clone();
+        self.awaited = desired.awaited.clone();
         self.not_adjacent = desired.not_adjacent.clone();
         let mut waiting: BTreeMap<&LinkName, usize> = BTreeMap::new();
         let mut told = Vec::new();

@@ -13,6 +13,7 @@ pub mod host;
 pub mod kernel;
 pub mod objects;
 pub mod pace;
+pub mod patience;
 pub mod plan;
 pub mod reconciler;
 pub mod rivals;

@@ -330,6 +330,9 @@ pub struct Desired {
     pub incomplete: bool,
     /// What was refused, one sentence each.
     pub refusals: Vec<String>,
+    /// What is refused until more of the cluster was heard, one sentence each: records of
+    /// different kinds are told one after the other.
+    pub awaited: Vec<String>,
     /// Peers without a route because they are not adjacent, one sentence each.
     pub not_adjacent: Vec<String>,
 }

@@ -17,6 +17,7 @@ use super::cycle::{Cycle, Outcome};
 use super::hints::{Drift, Expected, Hint, is_about_rival, judge};
 use super::kernel::Kernel;
 use super::pace::{Allowance, Backoff, SOON};
+use super::patience::Patience;
 use crate::backend::Backend;
 use crate::state::{DataplaneReport, Endpoints, NodeState};
 
@@ -66,6 +67,7 @@ impl Reconciler {
         let expected = cycle.expected();
         let mut worker = Worker::Idle(Box::new(cycle));
         let mut schedule = Schedule::new();
+        let mut patience = Patience::default();
         loop {
             worker = match worker {
                 Worker::Idle(mut cycle) if schedule.due() => {
@@ -85,7 +87,13 @@ impl Reconciler {
                     let (cycle, outcome, took) = done?;
                     worker = Worker::Idle(Box::new(cycle));
                     schedule.ended(outcome.as_ref(), took);
-                    if let Some(outcome) = outcome {
+                    if let Some(mut outcome) = outcome {
+                        let (overdue, again) =
+                            patience.judge(std::mem::take(&mut outcome.awaited), Instant::now());
+                        outcome.refusals.extend(overdue);
+                        if let Some(after) = again {
+                            schedule.mark(after);
+                        }
                         self.publish(outcome);
                     }
                 }

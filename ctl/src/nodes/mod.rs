@@ -17,7 +17,7 @@ pub(crate) enum Verb {
     List,
     /// Remove a node that will not come back: its blocks are free after the quarantine
     ///
-    /// Refused while an agent runs for it. A node that comes back all the same stops
+    /// Refused while an agent runs for it; in Kubernetes, while its Node object exists. A node that comes back all the same stops
     /// handing out addresses before others get its blocks, and registers anew.
     Delete {
         /// The node's name

@@ -26,6 +26,8 @@ pub struct Daemon {
     env: Vec<(String, String)>,
     netns: Option<PathBuf>,
     privilege: Privilege,
+    /// How far ahead its boot-time clock is.
+    ahead: Mutex<Duration>,
     log: PathBuf,
     child: Mutex<Option<Child>>,
 }
@@ -47,6 +49,7 @@ impl Daemon {
             env: Vec::new(),
             netns,
             privilege,
+            ahead: Mutex::default(),
             log: Path::new(crate::lab::LOGS).join(format!("{name}.log")),
             child: Mutex::new(None),
         }
@@ -73,6 +76,11 @@ impl Daemon {
         *locked(&self.args) = args;
     }
 
+    /// Has the next start see a boot-time clock that is ahead of the machine's by so much.
+    pub fn set_ahead(&self, ahead: Duration) {
+        *locked(&self.ahead) = ahead;
+    }
+
     /// Starts it; one that runs already is left alone.
     ///
     /// # Errors
@@ -86,10 +94,16 @@ impl Daemon {
             .append(true)
             .open(&self.log)
             .with_context(|| self.log.display().to_string())?;
-        let setpriv = self.privilege.setpriv(has_uids()?);
-        let mut command = command::command(&setpriv[0]);
+        let ahead = *locked(&self.ahead);
+        let mut words = self.privilege.setpriv(has_uids()?);
+        if !ahead.is_zero() {
+            let seconds = ahead.as_secs().to_string();
+            let unshare = ["unshare", "--time", "--boottime", &seconds].map(str::to_owned);
+            words.splice(0..0, unshare);
+        }
+        let mut command = command::command(&words[0]);
         command
-            .args(&setpriv[1..])
+            .args(&words[1..])
             .arg(&self.program)
             .args(self.args())
             .envs(self.env.iter().cloned())
@@ -97,7 +111,11 @@ impl Daemon {
             .current_dir("/")
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log));
-        let mut spawn = move || command.spawn().context("setpriv (Debian: util-linux)");
+        let mut spawn = move || {
+            command
+                .spawn()
+                .context("setpriv or unshare (Debian: util-linux)")
+        };
         let child = match &self.netns {
             Some(path) => netns::within(path, spawn),
             None => spawn(),

@@ -48,7 +48,7 @@ impl Controller {
     pub fn start(policy: Policy, now: u64, rng: &mut Rng) -> Self {
         Self {
             view: View::default(),
-            memory: Memory::new(policy.restored, (1 << 20) + rng.under(1 << 36)),
+            memory: Memory::new(policy.restored, 1 + rng.under(1 << 24)),
             policy,
             followers: Kind::ALL.map(Follower::new),
             actions: VecDeque::new(),

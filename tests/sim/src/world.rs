@@ -1,19 +1,20 @@
-//! The world: who acts next, what goes wrong, and what must always be so.
+//! The world: who acts next. What goes wrong is in [`faults`], what must always be so in
+//! [`rules`].
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+mod faults;
+mod rules;
+
 use std::time::Duration;
 
 use viaduct_controller::decide::Policy;
 use viaduct_controller::memory::LISTEN;
 use viaduct_datastore::NodeCidrs;
-use viaduct_model::{BlockState, Cidr, Kind, Pool};
+use viaduct_model::{Cidr, Pool};
 
-use crate::agent::{Agent, HandedOut, TTL};
+use crate::agent::Agent;
 use crate::controller::Controller;
 use crate::rng::Rng;
-use crate::store::{Content, SimStore, all};
-use crate::trace;
+use crate::store::{Content, SimStore};
 
 /// Nodes.
 const NODES: usize = 20;
@@ -243,206 +244,6 @@ impl World {
         }
     }
 
-    /// Nobody else may hand out addresses from a block that this node may hand them out
-    /// from.
-    fn exclusive(&self, n: usize) -> Result<(), String> {
-        let Some(agent) = self.agents.get(n) else {
-            return Ok(());
-        };
-        let clock = agent.clock(self.now);
-        for (cidr, until) in agent.tenure.terms() {
-            if until.is_none_or(|until| until <= clock) {
-                continue;
-            }
-            for (m, other) in self.agents.iter().enumerate() {
-                if m != n && other.tenure.serves(&cidr, other.clock(self.now)) {
-                    return Err(format!(
-                        "nodes {} and {} both hand out addresses of block {cidr}",
-                        agent.name, other.name
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// An address was handed out: nobody else has it who could know better, and the
-    /// block is the node's.
-    fn handed_out(&mut self, n: usize, handed: HandedOut) -> Result<(), String> {
-        self.tally.handed_out += 1;
-        let Some(agent) = self.agents.get(n) else {
-            return Ok(());
-        };
-        let address = handed.address;
-        if agent.pods.values().filter(|a| **a == address).count() != 1 {
-            return Err(format!("node {} has two pods with {address}", agent.name));
-        }
-        for (m, other) in self.agents.iter().enumerate() {
-            let has = m != n && other.pods.values().any(|a| *a == address);
-            if has
-                && other.is_awake(self.now)
-                && other.is_current(&self.store)
-                && !other.is_foreign(address, self.now)
-            {
-                return Err(format!(
-                    "node {} hands out {address}, which a pod on node {} has and keeps",
-                    agent.name, other.name
-                ));
-            }
-        }
-        let inner = self.store.lock();
-        let block = agent
-            .tenure
-            .terms()
-            .into_keys()
-            .find(|c| c.contains(address));
-        let Some((cidr, &(proved_at, epoch))) =
-            block.and_then(|cidr| Some((cidr, agent.proofs.get(&cidr)?)))
-        else {
-            return Err(format!("node {} hands out {address} unproved", agent.name));
-        };
-        if epoch != inner.epoch {
-            // The store was put back since; what it says is no measure.
-            return Ok(());
-        }
-        let Some(record) = inner.blocks.get(&cidr) else {
-            return Err(format!(
-                "node {} hands out {address}, and block {cidr} is free",
-                agent.name
-            ));
-        };
-        if record.node != agent.name || record.state == BlockState::Releasing {
-            return Err(format!(
-                "node {} hands out {address}, and block {cidr} is {} of {}",
-                agent.name, record.state, record.node
-            ));
-        }
-        let quarantined_at = inner.quarantined_at.get(&cidr).copied().unwrap_or(0);
-        if record.state == BlockState::Quarantined && proved_at > quarantined_at {
-            return Err(format!(
-                "node {} hands out {address} of block {cidr}, which it read as quarantined",
-                agent.name
-            ));
-        }
-        Ok(())
-    }
-
-    fn fault(&mut self) {
-        let n = self.rng.index(self.agents.len());
-        let c = self.rng.index(self.controllers.len());
-        let span = self.rng.under(2 * QUARANTINE);
-        let long = self.rng.under(2 * (RECLAIM + QUARANTINE));
-        let kind = self.rng.under(100);
-        let now = self.now;
-        let Some(agent) = self.agents.get_mut(n) else {
-            return;
-        };
-        match kind {
-            0..8 => {
-                agent.up = false;
-                self.tally.crashes += 1;
-            }
-            8..20 => {
-                trace::tell(now, |_| Some(format!("{} restarts", agent.name)));
-                agent.restart(now);
-            }
-            20..24 if self.put_back_at.is_none_or(|at| now > at + 4 * QUARANTINE) => {
-                trace::tell(now, |_| Some(format!("{} reboots", agent.name)));
-                agent.reboot(now);
-                self.tally.reboots += 1;
-            }
-            24..32 => agent.asleep_until = now + span,
-            32..34 => agent.asleep_until = now + long,
-            34..42 => {
-                agent.connected = false;
-                agent.cut();
-                self.tally.partitions += 1;
-            }
-            42..60 => agent.connected = true,
-            60..64 => agent.cut(),
-            64..72 => {
-                trace::tell(now, |_| Some(format!("controller {c} starts anew")));
-                self.tally.crashes += 1;
-                let fresh = self.controller();
-                if let Some(old) = self.controllers.get_mut(c) {
-                    *old = fresh;
-                }
-            }
-            72..80 => {
-                if let Some(controller) = self.controllers.get_mut(c) {
-                    controller.leads = !controller.leads;
-                    trace::tell(now, |_| Some(format!("controller {c}: {controller:?}")));
-                }
-            }
-            80..83 => {
-                if let Some(controller) = self.controllers.get_mut(c) {
-                    controller.connected = !controller.connected;
-                    controller.cut();
-                }
-            }
-            83..86 if !agent.up => {
-                let name = agent.name.as_str().to_owned();
-                let mut inner = self.store.lock();
-                if inner.get(Kind::Claim, &name).is_none() {
-                    // Nothing is expected, so it cannot be turned down.
-                    let _ = inner.delete(Kind::Node, &name, None);
-                    self.tally.deleted += 1;
-                }
-            }
-            86..88 => {
-                let content = self.store.lock().content.clone();
-                if self.snapshots.len() > 3 {
-                    self.snapshots.remove(0);
-                }
-                self.snapshots.push(content);
-            }
-            88 => self.put_back(),
-            _ => {}
-        }
-    }
-
-    /// Puts the store back to a snapshot, however old.
-    ///
-    /// Not where a node that owned a block then has lost its memory of it since (a reboot)
-    /// and another owns it now: that is a known limit (docs/adr/0122).
-    fn put_back(&mut self) {
-        if self.snapshots.is_empty() || !self.rng.one_in(3) {
-            return;
-        }
-        let at = self.rng.index(self.snapshots.len());
-        let Some(content) = self.snapshots.get(at).cloned() else {
-            return;
-        };
-        let then = all(&content);
-        let today = self.store.lock().blocks.clone();
-        let remembered = then.iter().all(|(cidr, block)| {
-            let same = today.get(cidr).is_some_and(|now| now.node == block.node);
-            let owner = self.agents.iter().find(|a| a.name == block.node);
-            same || owner.is_some_and(|owner| {
-                owner.tenure.is_held(cidr) || owner.tenure.is_over(cidr, block.generation)
-            })
-        });
-        if !remembered {
-            self.tally.not_put_back += 1;
-            return;
-        }
-        let told = self.controllers.iter().all(|c| c.is_current(&self.store));
-        self.store.lock().put_back(content, TTL);
-        self.put_back_at = Some(self.now);
-        self.tally.put_back += 1;
-        // Controllers that had seen all go on; else they are started anew, as the manual
-        // says.
-        if !told || self.rng.one_in(2) {
-            trace::tell(self.now, |_| Some("both controllers start anew".into()));
-            for n in 0..self.controllers.len() {
-                let fresh = self.controller();
-                if let Some(old) = self.controllers.get_mut(n) {
-                    *old = fresh;
-                }
-            }
-        }
-    }
-
     /// Without faults everything comes right: every block is free or served by its owner,
     /// and every node has one as long as the pool has.
     fn peace(&mut self) -> Result<(), String> {
@@ -472,7 +273,7 @@ impl World {
                 }
                 if let Some(agent) = self.agents.get_mut(n) {
                     agent.sate();
-                    let foreign = |a: &IpAddr| agent.is_foreign(*a, self.now);
+                    let foreign = |a: &std::net::IpAddr| agent.is_foreign(*a, self.now);
                     if agent.pods.values().any(foreign) {
                         agent.del(self.now, &mut self.rng);
                     }
@@ -487,40 +288,6 @@ impl World {
         }
         self.settled()?;
         self.tally.peaces += 1;
-        Ok(())
-    }
-
-    /// Whether everything has come right.
-    fn settled(&self) -> Result<(), String> {
-        let inner = self.store.lock();
-        let mut served: BTreeMap<&str, BTreeSet<Cidr>> = BTreeMap::new();
-        for (cidr, block) in &inner.blocks {
-            let owner = self.agents.iter().find(|a| a.name == block.node);
-            let serves = owner.is_some_and(|a| a.tenure.serves(cidr, a.clock(self.now)));
-            if !serves {
-                return Err(format!(
-                    "block {cidr} is lost: {} of {} (generation {}), who does not serve it: {}",
-                    block.state,
-                    block.node,
-                    block.generation,
-                    owner.map_or_else(String::new, |a| a.describe(cidr, self.now))
-                ));
-            }
-            served.entry(block.node.as_str()).or_default().insert(*cidr);
-        }
-        for agent in &self.agents {
-            let blocks = served.remove(agent.name.as_str()).unwrap_or_default();
-            if blocks.is_empty() {
-                return Err(format!("node {} has no block", agent.name));
-            }
-            let within = |a: &&IpAddr| !blocks.iter().any(|cidr| cidr.contains(**a));
-            if let Some(address) = agent.pods.values().find(within) {
-                return Err(format!(
-                    "a pod of node {} has {address}, which is in no block of it",
-                    agent.name
-                ));
-            }
-        }
         Ok(())
     }
 }

@@ -196,6 +196,54 @@ fn an_agent_that_was_stopped_for_longer_than_the_limits_hands_out_nothing_of_the
     });
 }
 
+/// A pod starts and goes.
+fn serves(node: &Node, name: &str) -> Result<()> {
+    let netns = netns::add(name)?;
+    let add = node.cni("ADD", name, &netns)?;
+    node.cni("DEL", name, &netns)?.check("DEL")?;
+    netns::remove(name)?;
+    add.check("ADD").map(drop)
+}
+
+/// The agent ends and starts anew with a boot-time clock that is so far ahead.
+fn starts_anew(node: &Node, ahead: Duration) -> Result<()> {
+    node.kill_agent(Signal::SIGKILL)?;
+    node.agent().set_ahead(ahead);
+    node.start_agent()?;
+    // Ready it is not while the store is away; that it answers is enough.
+    eventually(|| node.readyz().map(drop))
+}
+
+#[test]
+fn a_clock_that_jumped_ahead_ends_all_trust_and_one_that_went_back_proves_nothing() {
+    let options = LabOptions {
+        nodes: 1,
+        pods: 1,
+        datastore: Datastore::Etcd,
+        ..LabOptions::default()
+    };
+    in_lab(options, |lab| {
+        let node = lab.node("n1")?;
+        serves(&node, "before")?;
+        // With the store away, a restart alone changes nothing.
+        cut(&node)?;
+        starts_anew(&node, Duration::ZERO)?;
+        serves(&node, "restarted")?;
+        // As if the machine had slept for longer than blocks are trusted.
+        let slept = Duration::from_secs(600);
+        starts_anew(&node, slept)?;
+        refuses(&node).context("after a jump ahead")?;
+        heal(&node)?;
+        eventually(|| serves(&node, "granted-anew"))?;
+        // What was written down is of a time that is still to come.
+        cut(&node)?;
+        starts_anew(&node, Duration::ZERO)?;
+        refuses(&node).context("after a jump back")?;
+        heal(&node)?;
+        eventually(|| serves(&node, "read-anew"))
+    });
+}
+
 #[test]
 fn the_blocks_of_a_deleted_node_are_free_after_the_quarantine() {
     in_lab(empty(), |lab| {
