@@ -142,6 +142,7 @@ fn peer<'a>(
     match home {
         None => {
             let address = IpAddr::V4(overlay);
+            let view = &state.view;
             let taken = view
                 .blocks
                 .values()
