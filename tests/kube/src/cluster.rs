@@ -322,8 +322,8 @@ pub(crate) enum Place<'a> {
 /// Prints the process of a pod: its environment has the pod's name.
 fn find_pod(name: &str) -> String {
     format!(
-        "for p in /proc/[0-9]*; do if tr '\\0' '\\n' <$p/environ 2>/dev/null | \
-         grep -qx HOSTNAME={name}; then echo ${{p#/proc/}}; exit; fi; done; \
+        "p=$(grep -slzx HOSTNAME={name} /proc/[0-9]*/environ | head -n 1); \
+         if [ -n \"$p\" ]; then p=${{p#/proc/}}; echo ${{p%/environ}}; exit; fi; \
          echo 'no process of the pod {name}' >&2; exit 1"
     )
 }
