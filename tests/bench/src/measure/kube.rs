@@ -36,6 +36,9 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// What start-up leaves to do is done by then.
 const SETTLE: Duration = Duration::from_secs(10);
 
+/// Without a write for so long, nothing is left to tell.
+const QUIET: Duration = Duration::from_secs(40);
+
 /// The real nodes.
 const REAL: usize = 2;
 
@@ -232,12 +235,12 @@ impl Cluster<'_> {
 
     /// What is asked of the API server while nothing happens.
     fn idle(&self, time: Duration) -> Result<Vec<Row>> {
-        // Whatever is told with a delay.
+        // Claims and pools tell their numbers with a delay of up to half a minute.
         eventually(TIMEOUT, || {
             let before = self.counters()?;
-            std::thread::sleep(Duration::from_secs(5));
+            std::thread::sleep(QUIET);
             let writes = self.counters()?.since(before).writes;
-            ensure!(writes == 0.0, "{writes} writes within five seconds");
+            ensure!(writes == 0.0, "{writes} writes within {QUIET:?}");
             Ok(())
         })
         .ok();
