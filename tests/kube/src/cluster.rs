@@ -346,13 +346,24 @@ impl Background {
         self.0.as_mut().and_then(|child| child.stdout.take())
     }
 
+    /// Tells it to end by SIGTERM, and does not wait.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub(crate) fn stop(&self) -> Result<()> {
+        if let Some(child) = &self.0 {
+            Command::new("kill").arg(child.id().to_string()).status()?;
+        }
+        Ok(())
+    }
+
     /// Tells it to end by SIGTERM; what it printed.
     ///
     /// # Errors
     /// When it fails, with what it says.
     pub(crate) fn end(mut self, what: &str) -> Result<String> {
+        self.stop()?;
         let child = self.0.take().context("it has ended already")?;
-        Command::new("kill").arg(child.id().to_string()).status()?;
         judge(child.wait_with_output(), || what.to_owned())
     }
 }

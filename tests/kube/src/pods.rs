@@ -174,6 +174,14 @@ impl Stream {
         })
     }
 
+    /// Tells it to end: for three seconds more it waits for echoes.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub(crate) fn stop(&self) -> Result<()> {
+        self.probe.stop()
+    }
+
     /// Ends it; a single packet that did not come back is an error.
     ///
     /// # Errors

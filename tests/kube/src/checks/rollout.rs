@@ -148,6 +148,9 @@ pub(super) fn settle() {
 
 /// Ends all of them; says how many packets went and came.
 pub(super) fn lost_none(streams: Vec<Stream>) -> Result<u64> {
+    for stream in &streams {
+        stream.stop()?;
+    }
     // All are ended, and all that lost something are named.
     let (mut packets, mut losses) = (0, Vec::new());
     for stream in streams {
