@@ -5,7 +5,8 @@
 #                (BACKEND=vxlan, ipip or host-gw; DIRECT_ROUTING=1)
 #   make test    all tests: unit, property, store conformance, kernel, end to end
 #   make lint    format, clippy, documentation, dependencies: warnings are errors
-#   make soak    what takes long (nightly): five minutes without etcd under traffic and churn
+#   make soak    what takes long (nightly): five minutes without etcd under traffic and churn,
+#                a virtual machine that is paused until its blocks are another's (root)
 #   make test-vm the end-to-end tests on Debian's own kernel, in virtual machines (root)
 #   make test-kube  the same network on a real Kubernetes of three nodes (root, Go)
 #   make conformance  the Kubernetes project's own network tests, all 47, on the same (root, Go)
@@ -53,6 +54,7 @@ test: build
 soak: build
 	VIADUCT_BIN_DIR=$(CURDIR)/target/release VIADUCT_OUTAGE_SECONDS=300 \
 		cargo test --locked -p viaduct-e2e --test e2e -- zero_loss::pods_come_and_go
+	VIADUCT_BIN_DIR=$(CURDIR)/target/release tests/vm/pause.sh
 
 # A list in BACKENDS says which; the kernel stays in a cache outside of here. The test
 # programs are those of `make test`, built here if they are not there, and run inside.

@@ -76,7 +76,7 @@ impl Guest {
     fn answer(&mut self, request: &Request) -> Result<Value> {
         match request {
             Request::Address(address) => json(address_card(*address)?),
-            Request::Control => json(self.control()?),
+            Request::Control(controller) => json(self.control(controller)?),
             Request::Node { address, agent } => {
                 let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
                 let node = Node::of_this_machine(name.trim(), *address, agent)?;
@@ -133,11 +133,12 @@ impl Guest {
     }
 
     /// A lab without nodes: its bridge is the gateway of the wire.
-    fn control(&mut self) -> Result<String> {
+    fn control(&mut self, controller: &[String]) -> Result<String> {
         let options = LabOptions {
             nodes: 0,
             pods: 0,
             datastore: Datastore::Etcd,
+            controller_args: controller.to_owned(),
             ..LabOptions::default()
         };
         let control = self.control.take().context("this machine is taken")?;

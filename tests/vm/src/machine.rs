@@ -86,6 +86,11 @@ impl Machine {
         self.monitor(&format!("set_link {CABLE} {state}")).map(drop)
     }
 
+    /// Stops its processor and its clocks, or lets them go on.
+    pub(crate) fn pause(&self, paused: bool) -> Result<()> {
+        self.monitor(if paused { "stop" } else { "cont" }).map(drop)
+    }
+
     /// Says a line to QEMU's monitor; what it answers.
     fn monitor(&self, line: &str) -> Result<String> {
         let mut monitor = UnixStream::connect(&self.sockets.monitor).context("QEMU's monitor")?;

@@ -11,6 +11,7 @@ mod direct;
 mod guest;
 mod image;
 mod machine;
+mod pause;
 mod port;
 mod scene;
 mod script;
@@ -36,6 +37,8 @@ enum Verb {
     Script(ScriptArgs),
     /// Three nodes with a kernel each on one wire, and what can happen to them
     Cluster(ClusterArgs),
+    /// A node that is paused until its blocks are another's, and goes on
+    Pause(ClusterArgs),
     /// Inside a virtual machine: do what the serial port says
     #[command(hide = true)]
     Guest,
@@ -83,6 +86,9 @@ fn main() -> ExitCode {
         Verb::Script(args) => viaduct_lab::enter(|_| told(script::run(&args))),
         Verb::Cluster(args) => {
             viaduct_lab::enter(|_| told(cluster::run(&args).map(|()| ExitCode::SUCCESS)))
+        }
+        Verb::Pause(args) => {
+            viaduct_lab::enter(|_| told(pause::run(&args).map(|()| ExitCode::SUCCESS)))
         }
         Verb::Guest => told(guest::run()),
     }

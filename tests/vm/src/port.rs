@@ -25,8 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(crate) enum Request {
     /// Give the network card an address, and a way to everywhere else: `()`.
     Address(Ipv4Addr),
-    /// Be the machine with the datastore and the controller: its URL, `String`.
-    Control,
+    /// Be the machine with the datastore and the controller, which has these arguments
+    /// beside its own: the datastore's URL, `String`.
+    Control(Vec<String>),
     /// Be a node, and wait until its agent is ready: `()`.
     Node {
         /// Its address on the wire.

@@ -110,6 +110,16 @@ impl Host {
         on.machine.cable(plugged)
     }
 
+    /// Stops the machine where it is, its clocks too, as a host does with a machine that
+    /// it suspends or moves; or lets it go on.
+    pub(crate) fn pause(&self, paused: bool) -> Result<()> {
+        let on = locked(&self.on);
+        let on = on
+            .as_ref()
+            .with_context(|| format!("{} is off", self.name))?;
+        on.machine.pause(paused)
+    }
+
     /// Cuts the power.
     pub(crate) fn cut(&self) -> Result<()> {
         let on = locked(&self.on).take();
@@ -157,6 +167,14 @@ pub(crate) struct Scene {
 impl Scene {
     /// Switches everything on and waits until all pods are wired.
     pub(crate) fn up(args: &ClusterArgs) -> Result<Self> {
+        let scene = Self::on(args, &[])?;
+        scene.each(|host| scene.join(host))?;
+        Ok(scene)
+    }
+
+    /// Switches everything on, and starts etcd and the controller with these arguments
+    /// beside its own. No machine is a node yet.
+    pub(crate) fn on(args: &ClusterArgs, controller: &[&str]) -> Result<Self> {
         let wire = Wire::lay(CONTROL)?;
         let control = Host::new("control".to_owned(), CONTROL);
         let hosts: Vec<Host> = (1..=NODES)
@@ -164,16 +182,15 @@ impl Scene {
             .collect();
         let all: Vec<&Host> = hosts.iter().chain([&control]).collect();
         collect(in_parallel(all.len(), &all, |host| host.boot(args)))?;
-        let datastore = control.ask(&Request::Control)?;
-        let scene = Self {
+        let controller = controller.iter().map(|&arg| arg.to_owned()).collect();
+        let datastore = control.ask(&Request::Control(controller))?;
+        Ok(Self {
             args: args.clone(),
             wire,
             control,
             datastore,
             hosts,
-        };
-        scene.each(|host| scene.join(host))?;
-        Ok(scene)
+        })
     }
 
     /// The node with this number, counted from 1.
@@ -194,7 +211,7 @@ impl Scene {
     }
 
     /// Makes a machine a node with its pods.
-    fn join(&self, host: &Host) -> Result<()> {
+    pub(crate) fn join(&self, host: &Host) -> Result<()> {
         let address = self.address(host)?;
         host.ask::<()>(&Request::Address(address))?;
         let agent = [
@@ -260,6 +277,11 @@ impl Scene {
             seen,
             capabilities,
         ))
+    }
+
+    /// The nodes and what is said of each, as viaductctl tells people.
+    pub(crate) fn nodes(&self) -> Result<String> {
+        self.control.run("viaductctl nodes")
     }
 
     /// The blocks and whose they are, as viaductctl tells them.

@@ -215,7 +215,6 @@ fn starts_anew(node: &Node, ahead: Duration) -> Result<()> {
 }
 
 #[test]
-#[ignore = "new, and not run yet: run with --ignored, then drop this line"]
 fn a_clock_that_jumped_ahead_ends_all_trust_and_one_that_went_back_proves_nothing() {
     let options = LabOptions {
         nodes: 1,
