@@ -9,14 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 use viaduct_lab::netns;
 
 /// Before bytes count: by then TCP has found its pace.
-const WARM_UP: Duration = Duration::from_millis(60);
+const WARM_UP: Duration = Duration::from_millis(100);
 
 /// How much is written and read at once, in bytes; as iperf3 does.
 const PIECE: usize = 128 << 10;
+
+/// The buffers of each end, in bytes, or what the kernel allows of it. Left to itself TCP
+/// sizes them anew in each turn, and how far it gets decides more than the path does.
+const BUFFER: usize = 4 << 20;
 
 /// How long a write or a read may be stuck.
 const STUCK: Duration = Duration::from_secs(5);
@@ -89,6 +94,8 @@ fn connect(
                 let sender = TcpStream::connect_timeout(&address, STUCK)
                     .with_context(|| format!("connecting to {address}"))?;
                 let (receiver, _) = listener.accept()?;
+                setsockopt(&sender, sockopt::SndBuf, &BUFFER)?;
+                setsockopt(&receiver, sockopt::RcvBuf, &BUFFER)?;
                 sender.set_write_timeout(Some(STUCK))?;
                 receiver.set_read_timeout(Some(STUCK))?;
                 Ok((sender, receiver))
