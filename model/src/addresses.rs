@@ -15,18 +15,18 @@
 
 mod block;
 mod demand;
+mod refusal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
-
-use thiserror::Error;
 
 use crate::intervals::Intervals;
 use crate::{AttachmentId, BlockUsage, Cidr, Endpoint, Family, cidr};
 use block::OwnBlock;
 
 pub use demand::{Surplus, asks_for, first_usable, surplus_block, wants_blocks, watermark};
+pub use refusal::AllocateError;
 
 /// How long a released address rests before it is handed out again.
 pub const COOL_DOWN: Duration = Duration::from_secs(30);
@@ -50,71 +50,6 @@ pub struct Allocation {
     pub existing: bool,
     /// It had not cooled down, for want of any other.
     pub early: bool,
-}
-
-/// Why no address could be handed out.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum AllocateError {
-    /// The node owns no block of that family.
-    #[error(
-        "this node owns no {family} block yet: the controller gives it one when a pool has a free block"
-    )]
-    NoBlock {
-        /// The family that was asked for.
-        family: Family,
-    },
-    /// All of its blocks are draining.
-    #[error(
-        "all {blocks} {family} blocks of this node are being given back or cannot be proved to be its own, so nothing is handed out from them"
-    )]
-    AllDraining {
-        /// The family that was asked for.
-        family: Family,
-        /// How many blocks there are.
-        blocks: usize,
-    },
-    /// An address was asked for by name that is in no block of the node.
-    #[error("{address} is in no block of this node: {}", list_of(blocks))]
-    NotOurs {
-        /// The address.
-        address: IpAddr,
-        /// The blocks that serve.
-        blocks: Vec<Cidr>,
-    },
-    /// An address was asked for by name that is never handed out.
-    #[error("{address} is reserved in its pool, or the node's own")]
-    Reserved {
-        /// The address.
-        address: IpAddr,
-    },
-    /// An address was asked for by name that somebody has.
-    #[error("{address} belongs to attachment {owner} already")]
-    Taken {
-        /// The address.
-        address: IpAddr,
-        /// Who has it.
-        owner: String,
-    },
-    /// Every address is in use or reserved.
-    #[error(
-        "no {family} address is free in the {blocks} blocks of this node: {used} are in use, the others are reserved; the controller gives another block when a pool has one"
-    )]
-    Full {
-        /// The family that was asked for.
-        family: Family,
-        /// How many blocks serve.
-        blocks: usize,
-        /// How many of their addresses are in use.
-        used: u64,
-    },
-}
-
-fn list_of(blocks: &[Cidr]) -> String {
-    if blocks.is_empty() {
-        return "it has none that serves".to_owned();
-    }
-    let blocks: Vec<String> = blocks.iter().map(Cidr::to_string).collect();
-    format!("allowed: a free address of {}", blocks.join(", "))
 }
 
 /// Who has an address.

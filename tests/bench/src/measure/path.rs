@@ -33,11 +33,11 @@ use crate::turns::Turns;
 const SHARE: f64 = 0.97;
 
 /// How long a stream's turn counts.
-const STREAM: Duration = Duration::from_millis(250);
+const STREAM: Duration = Duration::from_millis(500);
 /// The stream's turns of each side in each round.
-const STREAM_TURNS: usize = 6;
-/// How long a turn of eight streams counts. Sixteen threads share two CPUs, and in a
-/// quarter of a second some of them have hardly had theirs.
+const STREAM_TURNS: usize = 12;
+/// How long a turn of eight streams counts. Sixteen threads share two CPUs, and in half
+/// a second some of them have hardly had theirs.
 const EIGHT: Duration = Duration::from_secs(1);
 /// The turns of eight streams.
 const EIGHT_TURNS: usize = 8;
