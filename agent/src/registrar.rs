@@ -49,21 +49,25 @@ pub async fn keep(
     }
 }
 
-/// Makes the record stand in the store; writes nothing if it does.
+/// Makes the record stand in the store; writes nothing if it does. Fields that are unknown
+/// here are those that stand there now: `record` may have been made before somebody added them.
 async fn ensure(store: &SharedStore, name: &NodeName, record: &Node) -> Result<(), StoreError> {
     let name = name.as_str();
-    let value = encode(name, record)?;
-    match store.get(Kind::Node, name).await? {
-        None => store.create(Kind::Node, name, &value, None).await.map(drop),
-        // This agent is the record's only writer, so what cannot be read may go.
-        Some(entry) => match decode::<Node>(&entry) {
-            Ok(standing) if standing.record == *record => Ok(()),
-            _ => store
-                .update(Kind::Node, name, &value, &entry.version, None)
-                .await
-                .map(drop),
-        },
+    let Some(entry) = store.get(Kind::Node, name).await? else {
+        let value = encode(name, record)?;
+        return store.create(Kind::Node, name, &value, None).await.map(drop);
+    };
+    let mut record = record.clone();
+    // This agent is the record's only writer, so what cannot be read may go.
+    if let Ok(standing) = decode::<Node>(&entry) {
+        record.extra.clone_from(&standing.record.extra);
+        if standing.record == record {
+            return Ok(());
+        }
     }
+    let value = encode(name, &record)?;
+    let update = store.update(Kind::Node, name, &value, &entry.version, None);
+    update.await.map(drop)
 }
 
 /// Exponential backoff with full jitter, from 100 ms to 10 s.
