@@ -15,6 +15,10 @@ use tokio::time::Instant;
 /// Never more than these, whatever the process may open.
 const MOST: u64 = 4096;
 
+/// From so many on it is looked who has spoken: what is kept of a task keeps the memory
+/// of the whole task, also when that has ended.
+const FEW: usize = 64;
+
 /// Descriptors that everything else in the agent needs, and what one client may cost.
 const OTHERS: u64 = 256;
 const EACH: u64 = 3;
@@ -27,6 +31,9 @@ const GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Silent {
     most: usize,
+    /// When there are so many, those that have spoken are let go. Twice of what the last
+    /// look left, so that a look costs each client no more than two steps.
+    look_at: usize,
     clients: VecDeque<(Instant, AbortHandle)>,
 }
 
@@ -40,6 +47,7 @@ impl Silent {
     fn of(most: usize) -> Self {
         Self {
             most,
+            look_at: FEW,
             clients: VecDeque::new(),
         }
     }
@@ -52,10 +60,11 @@ impl Silent {
 
     /// Waits until there is room for one more, and makes it if need be.
     pub(super) async fn make_room(&mut self) {
-        if self.clients.len() < self.most {
+        if self.clients.len() < self.look_at.min(self.most) {
             return;
         }
         self.clients.retain(|(_, task)| !task.is_finished());
+        self.look_at = FEW.max(2 * self.clients.len());
         while self.clients.len() >= self.most {
             let Some((since, oldest)) = self.clients.front().cloned() else {
                 return;
@@ -86,6 +95,21 @@ mod tests {
         assert_eq!(room_for(1024), 256);
         assert_eq!(room_for(0), 64);
         assert_eq!(room_for(u64::MAX), MOST);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_the_many_that_have_spoken() {
+        let mut silent = Silent::of(4096);
+        for _ in 0..100 {
+            silent.listen_to(std::future::pending());
+        }
+        for _ in 0..10_000 {
+            silent.make_room().await;
+            silent.listen_to(async {});
+            tokio::task::yield_now().await;
+        }
+        let kept = silent.clients.len();
+        assert!((100..=2 * 100 + FEW).contains(&kept), "{kept}");
     }
 
     #[tokio::test(start_paused = true)]
