@@ -3,7 +3,6 @@
 //! What is ours and how it goes is decided by the agent's own code; this file says
 //! what became of it.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -12,18 +11,17 @@ use viaduct_agent::cleanup::{self, Cleaned};
 
 use crate::cli::{print, refuse};
 use crate::output::{self, Format};
+use crate::places::RunDir;
+
+/// What is said of the run directory here.
+const RUN_DIR: &str =
+    "The agent's run directory: its lock tells whether an agent runs, and its state there goes too";
 
 #[derive(Debug, Args)]
+#[command(mut_arg("run_dir", |arg| arg.help(RUN_DIR)))]
 pub(crate) struct CleanupArgs {
-    /// The agent's run directory: its lock tells whether an agent runs, and its
-    /// state there goes too
-    #[arg(
-        long,
-        env = "VIADUCT_RUN_DIR",
-        default_value = "/run/viaduct",
-        value_name = "DIR"
-    )]
-    run_dir: PathBuf,
+    #[command(flatten)]
+    at: RunDir,
     /// Only say what would be removed
     #[arg(long)]
     dry_run: bool,
@@ -32,9 +30,9 @@ pub(crate) struct CleanupArgs {
 /// Cleans up and says what was removed.
 pub(crate) fn run(args: &CleanupArgs, format: Format) -> ExitCode {
     let outcome = if args.dry_run {
-        cleanup::plan(&args.run_dir)
+        cleanup::plan(&args.at.run_dir)
     } else {
-        cleanup::remove(&args.run_dir)
+        cleanup::remove(&args.at.run_dir)
     };
     let cleaned = match outcome {
         Ok(cleaned) => cleaned,

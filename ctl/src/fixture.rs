@@ -92,15 +92,11 @@ pub(crate) fn recorded(container: &str, address: &str) -> Recorded {
             network: "viaduct".into(),
             netns: format!("/run/netns/{container}"),
             netns_id: (4, 5),
-            link: id.link_name(),
             addresses: vec![address.parse().unwrap()],
-            pod_mac: id.pod_mac(),
             mtu: 1450,
             allocated_at: 7,
             wired: true,
-            secondary: false,
-            pod: None,
-            id,
+            ..Endpoint::bare(id)
         },
         namespace_seen: false,
     }

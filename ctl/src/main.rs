@@ -12,6 +12,7 @@ mod ipam;
 mod lab;
 mod nodes;
 mod output;
+mod places;
 mod pools;
 mod snapshot;
 mod status;

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,44 +16,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use viaduct_agent::cleanup;
 
 use crate::cli::refuse;
+use crate::places::{Conflist, PluginDir, RunDir};
 
 /// How often it is tried again with `--stay`.
 const AGAIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(crate) struct UninstallArgs {
-    /// The agent's run directory
-    #[arg(
-        long,
-        env = "VIADUCT_RUN_DIR",
-        default_value = "/run/viaduct",
-        value_name = "DIR"
-    )]
-    run_dir: PathBuf,
-    /// Where the container runtime looks for plugins
-    #[arg(
-        long,
-        env = "VIADUCT_PLUGIN_DIR",
-        default_value = "/opt/cni/bin",
-        value_name = "DIR"
-    )]
-    plugin_dir: PathBuf,
-    /// Where the container runtime looks for configurations
-    #[arg(
-        long,
-        env = "VIADUCT_CONFLIST_DIR",
-        default_value = "/etc/cni/net.d",
-        value_name = "DIR"
-    )]
-    conflist_dir: PathBuf,
-    /// The name of the configuration there
-    #[arg(
-        long,
-        env = "VIADUCT_CONFLIST_NAME",
-        default_value = "10-viaduct.conflist",
-        value_name = "NAME"
-    )]
-    conflist_name: String,
+    #[command(flatten)]
+    run: RunDir,
+    #[command(flatten)]
+    plugin: PluginDir,
+    #[command(flatten)]
+    conflist: Conflist,
     /// Also while pods of this network run: they lose their connection, and a runtime
     /// cannot take them down properly without the plugin
     #[arg(long)]
@@ -107,7 +82,7 @@ async fn stay(args: &UninstallArgs) -> Result<()> {
 }
 
 fn once(args: &UninstallArgs) -> Result<()> {
-    cleanup::idle(&args.run_dir)?;
+    cleanup::idle(&args.run.run_dir)?;
     let pods = cleanup::attached()?;
     if pods > 0 && !args.cut_off_pods {
         bail!(
@@ -115,15 +90,15 @@ fn once(args: &UninstallArgs) -> Result<()> {
              off with --cut-off-pods"
         );
     }
-    take(&args.conflist_dir.join(&args.conflist_name))?;
-    let cleaned = cleanup::remove(&args.run_dir)?;
+    take(&args.conflist.path())?;
+    let cleaned = cleanup::remove(&args.run.run_dir)?;
     for object in &cleaned.removed {
         println!("removed {object}");
     }
     if !cleaned.failed.is_empty() {
         bail!("{}", cleaned.failed.join("; "));
     }
-    take(&args.plugin_dir.join("viaduct"))?;
+    take(&args.plugin.plugin_dir.join("viaduct"))?;
     println!("nothing of Viaduct's is left here");
     Ok(())
 }

@@ -16,14 +16,15 @@
 mod block;
 mod demand;
 mod refusal;
+mod reserved;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::intervals::Intervals;
 use crate::{AttachmentId, BlockUsage, Cidr, Endpoint, Family, cidr};
 use block::OwnBlock;
+use reserved::Reserved;
 
 pub use demand::{Surplus, asks_for, first_usable, surplus_block, wants_blocks, watermark};
 pub use refusal::AllocateError;
@@ -70,9 +71,7 @@ pub struct AddressManager {
     /// Released addresses outside our blocks, with when, in case the block comes
     /// (back) before they cooled down.
     strays: BTreeMap<IpAddr, u64>,
-    reserved: BTreeSet<Cidr>,
-    reserved_v4: Intervals,
-    reserved_v6: Intervals,
+    reserved: Reserved,
     /// Orders releases within one millisecond.
     releases: u64,
     early_reuses: u64,
@@ -93,9 +92,7 @@ impl AddressManager {
             in_use: BTreeMap::new(),
             owners: BTreeMap::new(),
             strays: BTreeMap::new(),
-            reserved: BTreeSet::new(),
-            reserved_v4: Intervals::default(),
-            reserved_v6: Intervals::default(),
+            reserved: Reserved::default(),
             releases: 0,
             early_reuses: 0,
         }
@@ -153,20 +150,9 @@ impl AddressManager {
     /// Replaces what is never handed out: the reserved ranges of the pools and
     /// single addresses such as the node's own, as host prefixes.
     pub fn set_reserved(&mut self, reserved: BTreeSet<Cidr>) {
-        if reserved == self.reserved {
-            return;
+        if self.reserved.replace(reserved) {
+            self.relearn();
         }
-        self.reserved_v4 = Intervals::default();
-        self.reserved_v6 = Intervals::default();
-        for range in &reserved {
-            match range.family() {
-                Family::V4 => &mut self.reserved_v4,
-                Family::V6 => &mut self.reserved_v6,
-            }
-            .insert(range.first_bits(), range.last_bits());
-        }
-        self.reserved = reserved;
-        self.relearn();
     }
 
     /// Gives `owner` an address of `family`: the one that it has, or the next.
@@ -225,7 +211,7 @@ impl AddressManager {
             let blocks = self.serving(family).map(|(block, _)| *block).collect();
             return Err(AllocateError::NotOurs { address, blocks });
         };
-        if self.is_reserved(address) {
+        if self.reserved.holds(address) {
             return Err(AllocateError::Reserved { address });
         }
         let early = own
@@ -282,7 +268,7 @@ impl AddressManager {
 
     /// Whether an address is never handed out.
     pub fn reserves(&self, address: IpAddr) -> bool {
-        self.is_reserved(address)
+        self.reserved.holds(address)
     }
 
     /// When an address that nobody has was given back, if that was since the start, and
@@ -341,14 +327,10 @@ impl AddressManager {
         let Self {
             blocks,
             in_use,
-            reserved_v4,
-            reserved_v6,
+            reserved,
             ..
         } = self;
-        let reserved = match family {
-            Family::V4 => &*reserved_v4,
-            Family::V6 => &*reserved_v6,
-        };
+        let reserved = reserved.of(family);
         for own in blocks.values_mut().filter(|own| own.serves(family)) {
             if let Some(address) = own.next_fresh(reserved, |a| in_use.contains_key(&a)) {
                 return Ok((address, false));
@@ -397,7 +379,7 @@ impl AddressManager {
         used.owners += 1;
         used.allocated_at = used.allocated_at.max(allocated_at);
         if used.owners == 1 {
-            let reserved = self.is_reserved(address);
+            let reserved = self.reserved.holds(address);
             for own in self.blocks_of(address) {
                 own.occupied(address, reserved);
             }
@@ -406,7 +388,7 @@ impl AddressManager {
 
     /// Lets an address rest that nobody has any more.
     fn freed(&mut self, address: IpAddr, now_ms: u64) {
-        let reserved = self.is_reserved(address);
+        let reserved = self.reserved.holds(address);
         self.releases += 1;
         let order = (now_ms, self.releases);
         let mut ours = false;
@@ -437,7 +419,7 @@ impl AddressManager {
     /// Tells a block what is in use, resting and reserved in it.
     fn learn(&mut self, own: &mut OwnBlock) {
         let (first, last) = (own.cidr().first(), own.cidr().last());
-        let reserved = self.reserved_of(own.cidr().family());
+        let reserved = self.reserved.of(own.cidr().family());
         own.set_usable(reserved);
         let mut newest: Option<(u64, IpAddr)> = None;
         for (&address, used) in self.in_use.range(first..=last) {
@@ -453,7 +435,7 @@ impl AddressManager {
         let resting: Vec<(IpAddr, u64)> = self
             .strays
             .range(first..=last)
-            .filter(|(address, _)| !self.is_reserved(**address))
+            .filter(|(address, _)| !self.reserved.holds(**address))
             .map(|(&address, &at)| (address, at))
             .collect();
         for (address, at) in resting {
@@ -482,19 +464,6 @@ impl AddressManager {
         self.blocks
             .values_mut()
             .filter(move |own| own.cidr().contains(address))
-    }
-
-    fn reserved_of(&self, family: Family) -> &Intervals {
-        match family {
-            Family::V4 => &self.reserved_v4,
-            Family::V6 => &self.reserved_v6,
-        }
-    }
-
-    fn is_reserved(&self, address: IpAddr) -> bool {
-        self.reserved_of(Family::of(address))
-            .end_of_run(cidr::to_bits(address))
-            .is_some()
     }
 }
 

@@ -126,6 +126,25 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// An attachment of which nothing is known but whose it is: it has no address yet and
+    /// nothing was wired.
+    pub fn bare(id: AttachmentId) -> Self {
+        Self {
+            network: String::new(),
+            netns: String::new(),
+            netns_id: (0, 0),
+            link: id.link_name(),
+            addresses: Vec::new(),
+            pod_mac: id.pod_mac(),
+            mtu: 0,
+            allocated_at: 0,
+            wired: false,
+            secondary: false,
+            pod: None,
+            id,
+        }
+    }
+
     /// Reads a record of the ledger, checked against the name of its file without `.json`,
     /// which is its link's.
     ///

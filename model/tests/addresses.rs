@@ -84,18 +84,10 @@ impl Truth {
         self.in_use
             .iter()
             .map(|(&address, &n)| Endpoint {
-                id: id(n),
-                network: "viaduct".into(),
-                netns: "/x".into(),
-                netns_id: (0, 0),
-                link: id(n).link_name(),
                 addresses: vec![address],
-                pod_mac: id(n).pod_mac(),
-                mtu: 1450,
                 allocated_at: self.allocated_at[&n],
                 wired: true,
-                secondary: false,
-                pod: None,
+                ..Endpoint::bare(id(n))
             })
             .collect()
     }

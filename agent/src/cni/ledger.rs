@@ -172,26 +172,10 @@ fn read(path: &Path, stem: &str) -> Result<Endpoint, String> {
 
 #[cfg(test)]
 mod tests {
-    use viaduct_model::AttachmentId;
-
     use super::*;
 
     fn endpoint(container: &str) -> Endpoint {
-        let id = AttachmentId::new(container, "eth0").unwrap();
-        Endpoint {
-            network: "n".into(),
-            netns: "/run/netns/x".into(),
-            netns_id: (4, 5),
-            link: id.link_name(),
-            addresses: vec!["10.64.0.5".parse().unwrap()],
-            pod_mac: id.pod_mac(),
-            mtu: 1450,
-            allocated_at: 7,
-            wired: true,
-            secondary: false,
-            pod: None,
-            id,
-        }
+        crate::dataplane::testing::endpoint(container, "10.64.0.5", true)
     }
 
     #[test]

@@ -163,23 +163,16 @@ fn keep_damaged(
 
 fn stand_in(host: &mut NetlinkSocket, link: &str) -> Result<Endpoint, NetlinkError> {
     let addresses = veth::addresses_behind(host, link)?;
+    let id = AttachmentId {
+        // No runtime can name it so: DEL finds it by its link.
+        container_id: format!("?{link}"),
+        ifname: "?".to_owned(),
+    };
     Ok(Endpoint {
-        id: AttachmentId {
-            // No runtime can name it so: DEL finds it by its link.
-            container_id: format!("?{link}"),
-            ifname: "?".to_owned(),
-        },
-        network: String::new(),
-        netns: String::new(),
-        netns_id: (0, 0),
         link: link.to_owned(),
         addresses: addresses.into_iter().map(IpAddr::V4).collect(),
         pod_mac: MacAddr([0; 6]),
-        mtu: 0,
-        allocated_at: 0,
-        wired: false,
-        secondary: false,
-        pod: None,
+        ..Endpoint::bare(id)
     })
 }
 

@@ -172,17 +172,11 @@ impl Cluster {
 pub(crate) fn endpoint(container: &str, address: &str, wired: bool) -> Endpoint {
     let id = AttachmentId::new(container, "eth0").expect("an attachment");
     Endpoint {
-        link: id.link_name(),
-        pod_mac: id.pod_mac(),
-        id,
         network: "viaduct".into(),
         netns: format!("/run/netns/{container}"),
-        netns_id: (0, 0),
         addresses: vec![address.parse().expect("an address")],
         mtu: 1450,
-        allocated_at: 0,
         wired,
-        secondary: false,
-        pod: None,
+        ..Endpoint::bare(id)
     }
 }

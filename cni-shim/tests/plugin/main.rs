@@ -30,6 +30,14 @@ fn bad_input_gets_the_specifications_codes() {
             input: input.to_vec(),
         })
     };
+    let named = |verb, netns, ifname| {
+        call(Call {
+            verb,
+            netns,
+            ifname,
+            input: config(run.path()),
+        })
+    };
     refused(&add(b""), 6);
     refused(&add(&vec![b'['; 10 << 20]), 6);
     refused(&add(b"\xff\xfe"), 6);
@@ -39,33 +47,13 @@ fn bad_input_gets_the_specifications_codes() {
     let first = br#"{"cniVersion":"1.0.0","name":"n","prevResult":{}}"#;
     assert!(refused(&add(first), 7).contains("prevResult"));
 
-    let own = call(Call {
-        verb: "ADD",
-        netns: "/proc/self/ns/net",
-        ifname: "eth0",
-        input: config(run.path()),
-    });
+    let own = named("ADD", "/proc/self/ns/net", "eth0");
     assert!(refused(&own, 4).contains("host"));
-    let no_net = call(Call {
-        verb: "ADD",
-        netns: "/proc/self/status",
-        ifname: "eth0",
-        input: config(run.path()),
-    });
+    let no_net = named("ADD", "/proc/self/status", "eth0");
     assert!(refused(&no_net, 4).contains("not a namespace"));
-    let long = call(Call {
-        verb: "ADD",
-        netns: "/x",
-        ifname: "a-name-of-16-byt",
-        input: config(run.path()),
-    });
+    let long = named("ADD", "/x", "a-name-of-16-byt");
     assert!(refused(&long, 4).contains("CNI_IFNAME"));
-    let lower = call(Call {
-        verb: "add",
-        netns: "",
-        ifname: "eth0",
-        input: config(run.path()),
-    });
+    let lower = named("add", "", "eth0");
     assert!(refused(&lower, 4).contains("CNI_COMMAND"));
     assert_eq!(printed(&lower)["cniVersion"], "1.0.0");
     let wish = json!({"cniVersion": "1.0.0", "name": "n", "runtimeConfig": {"ips": ["nowhere"]}});

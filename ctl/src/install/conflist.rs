@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ready, replace};
+use crate::places::{Conflist, PluginDir};
 
 /// How often it is tried while the agent is not ready.
 const EAGER: Duration = Duration::from_millis(250);
@@ -23,35 +24,27 @@ const EAGER: Duration = Duration::from_millis(250);
 /// How often it is looked at once it is there.
 const CALM: Duration = Duration::from_secs(10);
 
+/// What is said of the plugins' directory here.
+const PLUGINS: &str =
+    "Where the container runtime looks for plugins: all that are named must be there";
+
+/// What is said of the file's name here.
+const NAME: &str = "The name that it gets there; runtimes take the first by name";
+
 #[derive(Debug, Args)]
+#[command(
+    mut_arg("conflist_dir", |arg| arg.long("dir")),
+    mut_arg("conflist_name", |arg| arg.long("name").help(NAME)),
+    mut_arg("plugin_dir", |arg| arg.help(PLUGINS)),
+)]
 pub(crate) struct ConflistArgs {
     /// The configuration to install
     #[arg(long, env = "VIADUCT_CONFLIST", value_name = "FILE")]
     from: PathBuf,
-    /// Where the container runtime looks for configurations
-    #[arg(
-        long,
-        env = "VIADUCT_CONFLIST_DIR",
-        default_value = "/etc/cni/net.d",
-        value_name = "DIR"
-    )]
-    dir: PathBuf,
-    /// The name that it gets there; runtimes take the first by name
-    #[arg(
-        long,
-        env = "VIADUCT_CONFLIST_NAME",
-        default_value = "10-viaduct.conflist",
-        value_name = "NAME"
-    )]
-    name: String,
-    /// Where the container runtime looks for plugins: all that are named must be there
-    #[arg(
-        long,
-        env = "VIADUCT_PLUGIN_DIR",
-        default_value = "/opt/cni/bin",
-        value_name = "DIR"
-    )]
-    plugin_dir: PathBuf,
+    #[command(flatten)]
+    to: Conflist,
+    #[command(flatten)]
+    plugins: PluginDir,
     /// Where the agent serves /readyz
     #[arg(
         long,
@@ -76,7 +69,7 @@ pub(super) fn run(args: &ConflistArgs) -> Result<()> {
 async fn keep(args: &ConflistArgs) -> Result<()> {
     // As a container's first process it would not be ended by a signal it does not take.
     let mut term = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    let target = args.dir.join(&args.name);
+    let target = args.to.path();
     let mut told = String::new();
     loop {
         let pause = match step(args, &target).await {
@@ -116,12 +109,12 @@ async fn step(args: &ConflistArgs, target: &Path) -> Result<bool, String> {
     let missing: Vec<String> = plugins(&wanted)
         .map_err(|why| format!("{}: {why}", args.from.display()))?
         .into_iter()
-        .filter(|plugin| !args.plugin_dir.join(plugin).is_file())
+        .filter(|plugin| !args.plugins.plugin_dir.join(plugin).is_file())
         .collect();
     if !missing.is_empty() {
         return Err(format!(
             "it names plugins that are not in {}: {}",
-            args.plugin_dir.display(),
+            args.plugins.plugin_dir.display(),
             missing.join(", ")
         ));
     }
@@ -184,14 +177,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let args = ConflistArgs {
             from: root.path().join("from"),
-            dir: root.path().join("net.d"),
-            name: "10-viaduct.conflist".into(),
-            plugin_dir: root.path().into(),
+            to: Conflist::at(root.path().join("net.d"), "10-viaduct.conflist"),
+            plugins: PluginDir {
+                plugin_dir: root.path().into(),
+            },
             agent: listener.local_addr().unwrap(),
             once: true,
         };
-        let target = args.dir.join(&args.name);
-        fs::create_dir(&args.dir).unwrap();
+        let target = args.to.path();
+        fs::create_dir(root.path().join("net.d")).unwrap();
         fs::write(&args.from, CONFLIST).unwrap();
         fs::write(root.path().join("viaduct"), "").unwrap();
         let why = step(&args, &target).await.unwrap_err();

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::replace;
+use crate::places::{PluginDir, RunDir};
 
 #[derive(Debug, Args)]
 pub(crate) struct HostArgs {
@@ -19,33 +20,21 @@ pub(crate) struct HostArgs {
         value_name = "FILE"
     )]
     plugin: PathBuf,
-    /// Where the container runtime looks for plugins
-    #[arg(
-        long,
-        env = "VIADUCT_PLUGIN_DIR",
-        default_value = "/opt/cni/bin",
-        value_name = "DIR"
-    )]
-    plugin_dir: PathBuf,
-    /// The agent's run directory
-    #[arg(
-        long,
-        env = "VIADUCT_RUN_DIR",
-        default_value = "/run/viaduct",
-        value_name = "DIR"
-    )]
-    run_dir: PathBuf,
+    #[command(flatten)]
+    plugins: PluginDir,
+    #[command(flatten)]
+    run: RunDir,
     /// The user that the agent runs as, by its number
     #[arg(long, env = "VIADUCT_OWNER", value_name = "UID")]
     owner: u32,
 }
 
 pub(super) fn run(args: &HostArgs) -> Result<()> {
-    give(&args.run_dir, args.owner)
-        .with_context(|| format!("--run-dir {}", args.run_dir.display()))?;
+    give(&args.run.run_dir, args.owner)
+        .with_context(|| format!("--run-dir {}", args.run.run_dir.display()))?;
     let plugin = fs::read(&args.plugin)
         .with_context(|| format!("--plugin: cannot read {}", args.plugin.display()))?;
-    let target = args.plugin_dir.join("viaduct");
+    let target = args.plugins.plugin_dir.join("viaduct");
     // It runs for every pod: a copy that would change nothing is not made.
     if fs::read(&target).is_ok_and(|installed| installed == plugin) {
         println!("{} is up to date", target.display());
@@ -92,8 +81,12 @@ mod tests {
         fs::create_dir_all(path("run/endpoints")).unwrap();
         let args = HostArgs {
             plugin: path("plugin"),
-            plugin_dir: path("bin"),
-            run_dir: path("run"),
+            plugins: PluginDir {
+                plugin_dir: path("bin"),
+            },
+            run: RunDir {
+                run_dir: path("run"),
+            },
             // Whoever runs the test: giving to oneself needs no privilege.
             owner: fs::metadata(root.path()).unwrap().uid(),
         };
@@ -109,8 +102,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let args = HostArgs {
             plugin: root.path().join("absent"),
-            plugin_dir: root.path().into(),
-            run_dir: root.path().into(),
+            plugins: PluginDir {
+                plugin_dir: root.path().into(),
+            },
+            run: RunDir {
+                run_dir: root.path().into(),
+            },
             owner: fs::metadata(root.path()).unwrap().uid(),
         };
         let error = format!("{:#}", run(&args).unwrap_err());

@@ -33,7 +33,7 @@ pub(super) async fn gather(
                 (node, answer)
             })),
             None if reach.own_name().as_deref() == Some(node.as_str()) => {
-                let taken = inventory::take(&reach.here.run_dir).map_err(|e| e.to_string());
+                let taken = inventory::take(reach.here.run_dir()).map_err(|e| e.to_string());
                 gathered.insert(node, taken);
             }
             None => {

@@ -19,7 +19,7 @@ mod show;
 mod store_rules;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -28,6 +28,7 @@ use viaduct_datastore::Records;
 use viaduct_model::NodeName;
 
 use crate::output::Format;
+use crate::places::RunDir;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -82,16 +83,21 @@ pub(crate) enum Verb {
     },
 }
 
+/// What is said of the run directory here.
+const RUN_DIR: &str = "The run directory of this host's agent";
+
 #[derive(Debug, Clone, Args)]
+#[command(mut_arg("run_dir", |arg| arg.help(RUN_DIR)))]
 pub(crate) struct HereArgs {
-    /// The run directory of this host's agent
-    #[arg(
-        long,
-        env = "VIADUCT_RUN_DIR",
-        default_value = "/run/viaduct",
-        value_name = "DIR"
-    )]
-    pub(crate) run_dir: PathBuf,
+    #[command(flatten)]
+    at: RunDir,
+}
+
+impl HereArgs {
+    /// The run directory.
+    fn run_dir(&self) -> &Path {
+        &self.at.run_dir
+    }
 }
 
 #[derive(Debug, Clone, Args)]

@@ -34,7 +34,7 @@ pub(super) fn run(args: &ReleaseArgs, format: Format) -> ExitCode {
 }
 
 fn release(args: &ReleaseArgs, id: &AttachmentId) -> Result<()> {
-    let inventory = inventory::take(&args.here.run_dir)?;
+    let inventory = inventory::take(args.here.run_dir())?;
     ensure!(
         inventory.agent_runs,
         "no agent runs here; the next one gives back by itself what has no device any more"
@@ -54,11 +54,11 @@ fn release(args: &ReleaseArgs, id: &AttachmentId) -> Result<()> {
         wishes: Wishes::default(),
         previous: None,
     };
-    match client::ask(&args.here.run_dir, &del)? {
+    match client::ask(args.here.run_dir(), &del)? {
         Reply::Gone => {}
         other => bail!("the agent answered something else than it was asked: {other:?}"),
     }
-    let left = inventory::take(&args.here.run_dir)?;
+    let left = inventory::take(args.here.run_dir())?;
     ensure!(
         left.record(&id.link_name()).is_none(),
         "the agent took the request, and its record is there still"

@@ -12,12 +12,12 @@ use crate::output;
 
 pub(super) fn run(address: Option<IpAddr>, here: &HereArgs) -> ExitCode {
     let Some(address) = address else {
-        return match inventory::take(&here.run_dir) {
+        return match inventory::take(here.run_dir()) {
             Ok(inventory) => print(output::json(&inventory).as_bytes()),
             Err(error) => refuse(&error, 1),
         };
     };
-    match show::here(address, &here.run_dir) {
+    match show::here(address, here.run_dir()) {
         Ok(state) => print(output::json(&state).as_bytes()),
         Err(error) => refuse(&format!("{error:#}"), 1),
     }

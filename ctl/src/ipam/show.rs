@@ -71,7 +71,7 @@ async fn ask(node: &str, address: IpAddr, reach: &ReachArgs) -> Result<AddressSt
         protocol: PROTOCOL,
         address,
     };
-    let here = match client::ask(&reach.here.run_dir, &request) {
+    let here = match client::ask(reach.here.run_dir(), &request) {
         Ok(Reply::Address(state)) if state.node.as_deref() == Some(node) => return Ok(state),
         Ok(_) => "it is not this host".to_owned(),
         Err(error) => format!("{error:#}"),

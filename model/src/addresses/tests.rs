@@ -25,18 +25,10 @@ fn take(manager: &mut AddressManager, n: u32, now_ms: u64) -> String {
 
 fn endpoint(n: u32, address: &str, allocated_at: u64) -> Endpoint {
     Endpoint {
-        id: id(n),
-        network: "viaduct".into(),
-        netns: "/var/run/netns/x".into(),
-        netns_id: (1, u64::from(n)),
-        link: id(n).link_name(),
         addresses: vec![address.parse().unwrap()],
-        pod_mac: id(n).pod_mac(),
-        mtu: 1450,
         allocated_at,
         wired: true,
-        secondary: false,
-        pod: None,
+        ..Endpoint::bare(id(n))
     }
 }
 

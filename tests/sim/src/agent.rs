@@ -352,19 +352,9 @@ impl Agent {
 }
 
 fn endpoint((pod, address): (&u32, &IpAddr)) -> Option<Endpoint> {
-    let id = id(*pod)?;
     Some(Endpoint {
-        network: String::new(),
-        netns: String::new(),
-        netns_id: (0, 0),
-        link: id.link_name(),
-        pod_mac: id.pod_mac(),
-        id,
         addresses: vec![*address],
-        mtu: 1450,
-        allocated_at: 0,
         wired: true,
-        secondary: false,
-        pod: None,
+        ..Endpoint::bare(id(*pod)?)
     })
 }
