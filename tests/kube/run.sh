@@ -2,7 +2,8 @@
 # make test-kube: Viaduct on a real Kubernetes. All checks with kube-proxy in iptables mode,
 # then on a new cluster with nftables, and on a third where Nodes have pod CIDRs that are
 # adopted, those that depend on it. RUNS names other runs (`brief` is what CI has the time for: all
-# that depends on kube-proxy, an update under traffic, and permissions), arguments choose among the checks.
+# that depends on kube-proxy, an update under traffic, permissions, uninstalling and the chart;
+# `leave` the last two with what they need), arguments choose among the checks.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export VIADUCT_BIN_DIR=${VIADUCT_BIN_DIR:-$PWD/target/release}
@@ -21,10 +22,11 @@ for run in ${RUNS:-iptables nftables adopt}; do
   proxy=$run deployed=${VIADUCT_KUBE_DEPLOY:-viaduct} some=(--short) cidrs=
   case $run in
   iptables) some=() ;;
-  brief) proxy=iptables some+=(--brief) ;;
-  nftables) ;;
+  brief) proxy=iptables some+=(--brief --leave) ;;
+  leave) proxy=iptables some+=(--leave) ;;
+  nftables) some+=(--leave) ;;
   adopt) proxy=iptables deployed=viaduct-adopt cidrs=yes ;;
-  *) echo "RUNS=$run: iptables, nftables, adopt and brief are allowed" >&2 && exit 2 ;;
+  *) echo "RUNS=$run: iptables, nftables, adopt, brief and leave are allowed" >&2 && exit 2 ;;
   esac
   step "three nodes, kube-proxy in $proxy mode${cidrs:+, pod CIDRs of Nodes adopted}"
   VIADUCT_KUBE_PROXY=$proxy VIADUCT_KUBE_NODE_CIDRS=$cidrs VIADUCT_KUBE_DEPLOY=$deployed \

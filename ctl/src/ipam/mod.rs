@@ -105,9 +105,10 @@ pub(crate) struct ReachArgs {
     /// How to run a command on a node: a shell's command line that begins it, {node} stands
     /// for the node's name
     ///
-    /// For example 'ssh root@{node}', or in Kubernetes 'kubectl -n viaduct exec $(kubectl -n
-    /// viaduct get pod -l app.kubernetes.io/component=agent --field-selector
-    /// spec.nodeName={node} -o name) --'. Without it, only this host is looked at.
+    /// For example 'ssh root@{node}', or in Kubernetes 'kubectl -n viaduct-system exec -c agent
+    /// $(kubectl -n viaduct-system get pod -l app.kubernetes.io/component=agent
+    /// --field-selector spec.nodeName={node} -o name) --'; a repair by `ip` is then for the node
+    /// itself, as the agent's container has none. Without it, only this host is looked at.
     #[arg(long, env = "VIADUCT_REACH", value_name = "COMMAND", value_parser = parse_reach)]
     pub(crate) reach: Option<String>,
     /// This host's name among the nodes (default: the host name)

@@ -14,6 +14,8 @@ use serde_json::Value;
 pub(crate) struct Cluster {
     run: PathBuf,
     repository: PathBuf,
+    /// Where Viaduct's own programs are.
+    binaries: PathBuf,
     /// The process whose namespaces the whole cluster lives in.
     room: String,
     /// Where Kubernetes was built to.
@@ -68,7 +70,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When there is none.
-    pub(crate) fn open(run: &Path, repository: &Path) -> Result<Self> {
+    pub(crate) fn open(run: &Path, repository: &Path, binaries: &Path) -> Result<Self> {
         let read = |name: &str| {
             let path = run.join(name);
             fs::read_to_string(&path)
@@ -84,7 +86,9 @@ impl Cluster {
             room: read("pid")?,
             home: read("home")?,
             run: run.to_owned(),
-            repository: repository.to_owned(),
+            // The room has another working directory.
+            repository: std::path::absolute(repository)?,
+            binaries: std::path::absolute(binaries)?,
         })
     }
 
@@ -214,6 +218,44 @@ impl Cluster {
         Ok(pid.trim().to_owned())
     }
 
+    /// A shell's words that begin a kubectl command line, in the room.
+    pub(crate) fn kubectl_words(&self) -> String {
+        format!("{} --kubeconfig={}", self.program("kubectl"), self.admin())
+    }
+
+    /// Who the administrator is, for other programs than kubectl.
+    pub(crate) fn admin(&self) -> String {
+        self.run.join("pki/admin.conf").display().to_string()
+    }
+
+    /// The path of a program of Viaduct's.
+    pub(crate) fn own_program(&self, name: &str) -> String {
+        self.binaries.join(name).display().to_string()
+    }
+
+    /// The path of something in this repository.
+    pub(crate) fn repository(&self, path: &str) -> String {
+        self.repository.join(path).display().to_string()
+    }
+
+    /// Keeps something for a later check, until the cluster ends.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn keep(&self, name: &str, what: &str) -> Result<()> {
+        let path = self.run.join(format!("kept-{name}"));
+        fs::write(&path, what).with_context(|| path.display().to_string())
+    }
+
+    /// What an earlier check has kept.
+    ///
+    /// # Errors
+    /// When none has.
+    pub(crate) fn kept(&self, name: &str) -> Result<String> {
+        let path = self.run.join(format!("kept-{name}"));
+        fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
     /// Objects as the API has them.
     ///
     /// # Errors
@@ -266,6 +308,30 @@ impl Cluster {
     /// When it fails, with what it says.
     pub(crate) fn outside(&self, arguments: &[&str]) -> Result<String> {
         let output = self.in_room(arguments[0], &arguments[1..]).output();
+        judge(output, || arguments.join(" "))
+    }
+
+    /// What a program prints that runs beside the nodes, and whether it said that all is well.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub(crate) fn asked(&self, arguments: &[&str]) -> Result<(bool, String)> {
+        let output = self.in_room(arguments[0], &arguments[1..]).output()?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        Ok((output.status.success(), said))
+    }
+
+    /// What a program of this repository prints, run in it and outside of the cluster.
+    ///
+    /// # Errors
+    /// When it fails, with what it says.
+    pub(crate) fn here(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(self.repository.join(arguments[0]))
+            .args(&arguments[1..])
+            .current_dir(&self.repository)
+            .stdin(Stdio::null())
+            .output();
         judge(output, || arguments.join(" "))
     }
 

@@ -33,12 +33,23 @@ struct Args {
     /// This repository
     #[arg(long, default_value = ".", value_name = "DIR")]
     repository: PathBuf,
+    /// Where Viaduct's own programs are
+    #[arg(
+        long,
+        env = "VIADUCT_BIN_DIR",
+        default_value = "target/release",
+        value_name = "DIR"
+    )]
+    binaries: PathBuf,
     /// Only the checks that are there for every mode of kube-proxy
     #[arg(long)]
     short: bool,
     /// With --short: also those few others that are quick and matter most
     #[arg(long)]
     brief: bool,
+    /// Also those at the end that take Viaduct away and bring it back by its chart
+    #[arg(long)]
+    leave: bool,
     /// Name the checks and run none
     #[arg(long)]
     list: bool,
@@ -55,6 +66,7 @@ fn main() -> ExitCode {
             When::Once => !args.short,
             When::Brief => !args.short || args.brief,
             When::Adopting => Deployed::chosen() == Deployed::Adopt,
+            When::Leaving => args.leave,
         })
         .filter(|check| {
             args.filter.is_empty() || args.filter.iter().any(|part| check.name.contains(part))
@@ -66,7 +78,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let cluster = match Cluster::open(&args.run, &args.repository) {
+    let cluster = match Cluster::open(&args.run, &args.repository, &args.binaries) {
         Ok(cluster) => cluster,
         Err(error) => {
             eprintln!("{error:#}");

@@ -1,7 +1,9 @@
 //! The checks in the order that they run in: each finds the cluster as the one before it
 //! has left it, and leaves it whole.
 
+mod addresses;
 mod crowd;
+mod leaving;
 mod mistakes;
 mod node_cidrs;
 mod outages;
@@ -37,6 +39,8 @@ pub(crate) enum When {
     Brief,
     /// Those where nodes have pod CIDRs that are adopted.
     Adopting,
+    /// Those that are told to take Viaduct away in the end.
+    Leaving,
 }
 
 /// The number of pods that most checks talk to.
@@ -59,6 +63,11 @@ const fn brief(name: &'static str, run: fn(&Cluster) -> Result<String>) -> Check
 
 const fn adopting(name: &'static str, run: fn(&Cluster) -> Result<String>) -> Check {
     let when = When::Adopting;
+    Check { name, when, run }
+}
+
+const fn leaving(name: &'static str, run: fn(&Cluster) -> Result<String>) -> Check {
+    let when = When::Leaving;
     Check { name, when, run }
 }
 
@@ -147,6 +156,10 @@ pub(crate) const ALL: &[Check] = &[
         "a second installation stands aside and says so",
         mistakes::second_installation,
     ),
+    brief(
+        "`ipam check` finds a running cluster clean, and a leak and a stranger that were planted",
+        addresses::compared,
+    ),
     once(
         "publishing writes each node's first block into its Node",
         node_cidrs::published,
@@ -154,5 +167,13 @@ pub(crate) const ALL: &[Check] = &[
     once(
         "every permission was used, and no call was denied",
         permissions::audited,
+    ),
+    leaving(
+        "what is deleted and cleaned by deploy/uninstall leaves nodes as they were before",
+        leaving::uninstalled,
+    ),
+    leaving(
+        "the chart is installed by helm, and every pod reaches every pod",
+        leaving::chart,
     ),
 ];

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::WEB;
+use super::{WEB, leaving};
 use crate::cluster::{Cluster, Deployed, NODES};
 use crate::pods::{self, Stream};
 use crate::wait;
@@ -22,6 +22,7 @@ pub(super) const CONTROLLERS: &str = "deployment/viaduct-controller";
 const NET_ADMIN: u64 = 1 << 12;
 
 pub(super) fn deploy(cluster: &Cluster) -> Result<String> {
+    leaving::remember(cluster)?;
     let since = Instant::now();
     let deployed = Deployed::chosen();
     if deployed == Deployed::Adopt {
