@@ -5,8 +5,10 @@
 #                (BACKEND=vxlan, ipip or host-gw; DIRECT_ROUTING=1)
 #   make test    all tests: unit, property, store conformance, kernel, end to end
 #   make lint    format, clippy, documentation, dependencies: warnings are errors
-#   make soak    what takes long (nightly): five minutes without etcd under traffic and churn,
-#                a virtual machine that is paused until its blocks are another's (root)
+#   make soak    three nodes under churn, kills, damage and outages of etcd for SOAK_MINUTES (10), then
+#                all must be well; SOAK_SEED=NUMBER draws the same events again (nightly)
+#   make soak-outage  five minutes without etcd under traffic and churn, and a virtual machine
+#                that is paused until its blocks are another's (nightly, root)
 #   make test-vm the end-to-end tests on Debian's own kernel, in virtual machines (root)
 #   make test-kube  the same network on a real Kubernetes of three nodes (root, Go)
 #   make conformance  the Kubernetes project's own network tests, all 47, on the same (root, Go)
@@ -20,7 +22,7 @@
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all build shim demo test test-vm test-kube conformance test-kube-store kube-bins image manifests soak fuzz lint bench deps clean
+.PHONY: all build shim demo test test-vm test-kube conformance test-kube-store kube-bins image manifests soak soak-outage fuzz lint bench deps clean
 
 HOST_TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 MUSL_TARGET := $(subst -gnu,-musl,$(HOST_TARGET))
@@ -51,7 +53,12 @@ demo: build
 test: build
 	VIADUCT_BIN_DIR=$(CURDIR)/target/release cargo test --workspace --locked --no-fail-fast
 
+# SOAK_PLANT=loss, route, duplicate or leak: a fault on purpose, to see that it is found.
 soak: build
+	cargo build --locked -p viaduct-soak
+	VIADUCT_BIN_DIR=$(CURDIR)/target/release target/debug/viaduct-soak
+
+soak-outage: build
 	VIADUCT_BIN_DIR=$(CURDIR)/target/release VIADUCT_OUTAGE_SECONDS=300 \
 		cargo test --locked -p viaduct-e2e --test e2e -- zero_loss::pods_come_and_go
 	VIADUCT_BIN_DIR=$(CURDIR)/target/release tests/vm/pause.sh

@@ -9,7 +9,7 @@ use viaduct_e2e::{Carried, Traffic, eventually, everybody_pings, leaks};
 use viaduct_lab::node::READY_TIMEOUT;
 use viaduct_lab::{Datastore, Lab, LabOptions, Node, Pod, Signal, in_lab, in_parallel};
 
-/// How long etcd is away, in seconds; `make soak` makes it five minutes.
+/// How long etcd is away, in seconds; `make soak-outage` makes it five minutes.
 const OUTAGE: &str = "VIADUCT_OUTAGE_SECONDS";
 
 /// Pods that come, and go, on each node in that time.
