@@ -24,8 +24,8 @@ pub(crate) struct Flags {
     #[arg(long, env = "SOAK_SEED", value_name = "NUMBER")]
     pub seed: Option<u64>,
 
-    /// Where logs and ledgers are kept when something was wrong [default: in the system's
-    /// directory for temporary files]
+    /// Where logs, ledgers and kernels are kept, also when all was well [default: in the
+    /// system's directory for temporary files, and only when something was wrong]
     #[arg(long, env = "SOAK_LOGS", value_name = "DIR")]
     pub logs: Option<PathBuf>,
 

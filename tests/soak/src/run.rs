@@ -41,7 +41,8 @@ pub(crate) fn all(flags: &Flags, control: Control) -> ExitCode {
             .push(format!("the lab does not come up: {error:#}")),
     }
     println!("{}", summary.text());
-    if summary.faults.is_empty() {
+    let well = summary.faults.is_empty();
+    if well && flags.logs.is_none() {
         return ExitCode::SUCCESS;
     }
     let kept = flags.logs(seed);
@@ -49,7 +50,11 @@ pub(crate) fn all(flags: &Flags, control: Control) -> ExitCode {
         Ok(()) => println!("logs, ledgers and kernels are kept in {}", kept.display()),
         Err(error) => println!("the logs cannot be kept in {}: {error:#}", kept.display()),
     }
-    ExitCode::FAILURE
+    if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn soak(flags: &Flags, scene: &Scene, summary: &mut Summary) -> Result<()> {

@@ -10,7 +10,7 @@ fn a_route_that_was_away_for_a_second_is_found_and_the_logs_are_kept() {
             "--minutes",
             "0.1",
             "--seed",
-            "1",
+            "3",
             "--plant",
             "loss",
             "--logs",
