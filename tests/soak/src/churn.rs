@@ -33,6 +33,8 @@ enum Act {
     Collected,
     /// The plugin is killed in the midst of ADD.
     PluginKilled(After),
+    /// The plugin is killed in the midst of DEL, which is called again.
+    DelKilled,
 }
 
 /// What a runtime does after its plugin was killed.
@@ -48,11 +50,12 @@ enum After {
 
 impl Act {
     fn draw(rng: &mut Rng) -> Act {
-        match rng.under(10) {
+        match rng.under(11) {
             0..4 => Act::Plain,
             4 | 5 => Act::Twice,
             6 => Act::LostNetns,
             7 => Act::Collected,
+            8 => Act::DelKilled,
             _ => Act::PluginKilled(match rng.under(3) {
                 0 => After::Again,
                 1 => After::Del,
@@ -165,9 +168,13 @@ impl<'a> Worker<'a> {
                 self.del(pod)
             }),
             Act::Collected => self.collected(&pods),
+            Act::DelKilled => {
+                self.each(&pods, |pod| self.add(pod).map(drop))?;
+                self.kill(&pods, "DEL", deadly)?;
+                self.each(&pods, |pod| self.del(pod))
+            }
             Act::PluginKilled(after) => {
-                self.each(&pods, |pod| pod.call_and_kill("ADD", deadly))?;
-                self.count().killed += pods.len() as u64;
+                self.kill(&pods, "ADD", deadly)?;
                 match after {
                     After::Again => self.each(&pods, |pod| {
                         let result = self.add(pod)?;
@@ -181,6 +188,17 @@ impl<'a> Worker<'a> {
         }?;
         self.count().pods += pods.len() as u64;
         pods.iter().try_for_each(Sandbox::remove)
+    }
+
+    /// Calls a verb for each pod and kills the plugin.
+    fn kill(&self, pods: &[Sandbox<'_>], verb: &str, after: Duration) -> Result<()> {
+        if verb == "DEL" {
+            let mut book = self.scene.book();
+            pods.iter().for_each(|pod| book.gives_back(&pod.id));
+        }
+        self.each(pods, |pod| pod.call_and_kill(verb, after))?;
+        self.count().killed += pods.len() as u64;
+        Ok(())
     }
 
     /// The runtime forgets every other pod; the others must not suffer.
@@ -265,7 +283,13 @@ mod tests {
         assert_eq!(drawn(1), drawn(1));
         assert_ne!(drawn(1), drawn(2));
         let killed = [After::Again, After::Del, After::Collect].map(Act::PluginKilled);
-        let others = [Act::Plain, Act::Twice, Act::LostNetns, Act::Collected];
+        let others = [
+            Act::Plain,
+            Act::Twice,
+            Act::LostNetns,
+            Act::Collected,
+            Act::DelKilled,
+        ];
         for act in others.iter().chain(&killed) {
             assert!(drawn(1).contains(act), "{act:?}");
         }
