@@ -9,12 +9,20 @@ use viaduct_lab::{Node, Signal, command, eventually, underlay};
 use crate::event::{Event, Kind};
 use crate::scene::{PATIENCE, Scene};
 
-/// Makes it happen; says how long everything took to be well again, from the moment that
-/// its cause was gone (with damage, that it was done).
+/// How all became well again.
+pub(crate) struct Recovery {
+    /// How long it took from the moment that its cause was gone (with damage, that it was
+    /// done).
+    pub took: Duration,
+    /// What was waited for last.
+    pub last: Option<String>,
+}
+
+/// Makes it happen, and waits until all is well again.
 ///
 /// # Errors
 /// What did not go on meanwhile, or is not well afterwards.
-pub(crate) fn happen(scene: &Scene, event: &Event) -> Result<Duration> {
+pub(crate) fn happen(scene: &Scene, event: &Event) -> Result<Recovery> {
     let node = scene.nodes.get(event.node).context("no such node")?;
     let from = match event.kind {
         Kind::AgentKilled => agent(scene, node, event, Signal::SIGKILL)?,
@@ -74,8 +82,11 @@ pub(crate) fn happen(scene: &Scene, event: &Event) -> Result<Duration> {
             healed(node, show, &format!("ip link set {tunnel} down"))?
         }
     };
-    scene.well()?;
-    Ok(from.elapsed())
+    let last = scene.well()?;
+    Ok(Recovery {
+        took: from.elapsed(),
+        last,
+    })
 }
 
 /// What happens must not be noticed by pods: all reach each other at once, without a

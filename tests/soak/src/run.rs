@@ -161,11 +161,14 @@ fn events(
         let at = begun.as_secs_f64();
         let recovery = outcome.with_context(|| format!("{event} at {at:.1} s"))?;
         println!(
-            "{at:>8.1} s  {event} for {:.1} s; well again after {:.2} s",
+            "{at:>8.1} s  {event} for {:.1} s; well again after {:.2} s{}",
             event.lasts.as_secs_f64(),
-            recovery.as_secs_f64()
+            recovery.took.as_secs_f64(),
+            recovery
+                .last
+                .map_or_else(String::new, |last| format!(" ({last})"))
         );
-        summary.happened(kind, recovery);
+        summary.happened(kind, recovery.took);
         let lost = streams.losses();
         judge(&lost, windows, summary);
     }

@@ -133,27 +133,37 @@ impl Scene {
     }
 
     /// Waits until everything runs, every agent is content, one controller leads and all
-    /// pods that stay reach each other.
+    /// pods that stay reach each other. Says what had to be waited for last.
     ///
     /// # Errors
     /// What is not well.
-    pub(crate) fn well(&self) -> Result<()> {
+    pub(crate) fn well(&self) -> Result<Option<String>> {
         for daemon in self.daemons()? {
             daemon.still_runs()?;
             ensure!(daemon.is_running(), "{} does not run", daemon.name());
         }
+        let mut last = None;
         eventually(PATIENCE, || {
-            in_parallel(NODES, &self.nodes, |node| {
-                let ready = node.readyz()?;
-                let content = ready.status == 200 && ready.body.trim() == "ok";
-                ensure!(content, "agent {}: {}", node.name(), ready.body.trim());
-                Ok(())
-            })
-            .into_iter()
-            .collect::<Result<()>>()?;
-            self.leader()?;
-            self.reached()
+            let now = self.is_well();
+            if let Err(error) = &now {
+                last = Some(format!("{error:#}"));
+            }
+            now
+        })?;
+        Ok(last)
+    }
+
+    fn is_well(&self) -> Result<()> {
+        in_parallel(NODES, &self.nodes, |node| {
+            let ready = node.readyz()?;
+            let content = ready.status == 200 && ready.body.trim() == "ok";
+            ensure!(content, "agent {}: {}", node.name(), ready.body.trim());
+            Ok(())
         })
+        .into_iter()
+        .collect::<Result<()>>()?;
+        self.leader()?;
+        self.reached()
     }
 
     /// All programs that are to run.
