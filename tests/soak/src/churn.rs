@@ -12,11 +12,19 @@ use viaduct_sim::rng::Rng;
 
 use crate::plugin::{self, Sandbox};
 use crate::scene::{PATIENCE, Scene};
+use crate::tally::Tally;
 
-/// The most pods that come together on a node.
-const TOGETHER: u64 = 6;
+/// The most pods that come together on a node: with those that stay and the node's own
+/// address they fit one block, so that no ADD ever needs the store.
+const TOGETHER: u64 = 12;
+/// One batch in so many is a crowd, for which the node needs more blocks.
+const CROWDS: u64 = 12;
+/// How many pods that is.
+const CROWD: u64 = 40;
 /// The longest pause between two batches, in milliseconds.
 const PAUSE: u64 = 600;
+/// And how much longer it is after a crowd, so that its blocks are given back.
+const AFTERWARDS: u64 = 2_500;
 /// When the plugin is killed at the latest, in microseconds: longer than it takes.
 const DEADLY: u64 = 12_000;
 
@@ -65,27 +73,6 @@ impl Act {
     }
 }
 
-/// What was done, over all nodes.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Tally {
-    /// Pods that came and went.
-    pub pods: u64,
-    /// Calls that worked, by verb.
-    pub add: u64,
-    /// See `add`.
-    pub check: u64,
-    /// See `add`.
-    pub del: u64,
-    /// See `add`.
-    pub gc: u64,
-    /// Plugins that were killed.
-    pub killed: u64,
-    /// The longest that a runtime had to wait and retry for an ADD.
-    pub longest_add: Duration,
-    /// And for a DEL.
-    pub longest_del: Duration,
-}
-
 /// One node's pods that come and go.
 pub(crate) struct Worker<'a> {
     scene: &'a Scene,
@@ -117,12 +104,13 @@ impl<'a> Worker<'a> {
         let mut batch = 0u64;
         while !stop.load(Ordering::Relaxed) {
             let act = Act::draw(&mut self.rng);
-            let pods = 1 + self.rng.under(TOGETHER);
+            let (crowd, few) = (self.rng.one_in(CROWDS), 1 + self.rng.under(TOGETHER));
+            let (pods, rest) = if crowd { (CROWD, AFTERWARDS) } else { (few, 0) };
             let ids = (0..pods).map(|n| format!("{name}-c{batch}-{n}"));
             self.batch(act, ids)
                 .with_context(|| format!("pods that come and go on {name} ({act:?})"))?;
             batch += 1;
-            std::thread::sleep(Duration::from_millis(self.rng.under(PAUSE)));
+            std::thread::sleep(Duration::from_millis(rest + self.rng.under(PAUSE)));
         }
         Ok(())
     }

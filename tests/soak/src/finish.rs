@@ -15,8 +15,9 @@ const FRESH: usize = 2;
 /// goes to the summary.
 pub(crate) fn finish(scene: &Scene, summary: &mut Summary) {
     type Step = fn(&Scene) -> Result<String>;
-    let steps: [(&str, Step); 6] = [
+    let steps: [(&str, Step); 7] = [
         ("nothing but the pods that stayed", only_those_that_stay),
+        ("blocks", blocks),
         ("ipam check", ipam_check),
         ("every pod reaches every pod", everybody_reaches_everybody),
         ("ipam check when all pods are gone", without_pods),
@@ -53,6 +54,17 @@ fn nothing_else(scene: &Scene) -> Result<()> {
     })
     .into_iter()
     .collect()
+}
+
+/// How the nodes grew and shrank, by what the programs say of it.
+fn blocks(scene: &Scene) -> Result<String> {
+    let (mut given, mut back) = (0, 0);
+    for daemon in scene.daemons()? {
+        let log = daemon.log();
+        given += log.matches("gave a block").count();
+        back += log.matches("giving back a block").count();
+    }
+    Ok(format!("{given} were given to nodes, {back} went back"))
 }
 
 fn ipam_check(scene: &Scene) -> Result<String> {

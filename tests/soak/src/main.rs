@@ -22,6 +22,7 @@ mod run;
 mod scene;
 mod streams;
 mod summary;
+mod tally;
 mod vitals;
 
 use std::process::ExitCode;

@@ -48,8 +48,8 @@ impl Plant {
                 };
                 let mut book = scene.book();
                 let [a, b, c, last] = ip.octets();
-                // The rest of the node's block, of 64.
-                for last in last & 0xc0..=last | 0x3f {
+                // The rest of the node's block, of 16.
+                for last in last & 0xf0..=last | 0x0f {
                     // What is taken stays whose it is.
                     let _ = book.given(IpAddr::from([a, b, c, last]), "planted");
                 }

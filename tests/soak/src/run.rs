@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use viaduct_lab::Control;
 
-use crate::churn::{Tally, Worker};
+use crate::churn::Worker;
 use crate::event::{Deck, Kind};
 use crate::finish::finish;
 use crate::flags::Flags;
@@ -18,6 +18,7 @@ use crate::losses::{self, Loss, Window};
 use crate::scene::Scene;
 use crate::streams::Streams;
 use crate::summary::Summary;
+use crate::tally::Tally;
 use crate::vitals::Vitals;
 
 /// Runs it, inside the lab's namespaces, and prints what it came to.

@@ -20,6 +20,8 @@ pub(crate) const NODES: usize = 3;
 const STAY: usize = 2;
 /// How long anything may take to be well again once its cause is gone.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a block has to be empty and dispensable until it goes back.
+const GIVE_BACK_AFTER: &str = "1s";
 /// How a command gets to a node of the lab.
 const REACH: &str = "VIADUCT_RUN_DIR=/run/viaduct-{node} nsenter --net=/run/netns/{node}";
 /// Where the second controller serves its metrics.
@@ -51,6 +53,12 @@ impl Scene {
             nodes: NODES,
             pods: STAY,
             datastore: Datastore::Etcd,
+            // Blocks of 16 addresses, so that nodes need more of them now and then and
+            // give them back soon.
+            controller_args: ["--block-size", "28"].map(str::to_owned).to_vec(),
+            agent_args: ["--give-back-after", GIVE_BACK_AFTER]
+                .map(str::to_owned)
+                .to_vec(),
             ..LabOptions::default()
         };
         let lab = Lab::up_with(options, control, &|step| println!("  {step}"))?;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::churn::Tally;
 use crate::event::Kind;
+use crate::tally::Tally;
 use crate::vitals::Vitals;
 
 /// How much of what was wrong is told at the end, in characters each: the whole of it is
