@@ -18,6 +18,7 @@ pub mod dataplane;
 pub mod egress;
 pub mod flags;
 pub mod health;
+pub mod heap;
 pub mod http;
 pub mod inventory;
 pub mod isolation;

@@ -12,10 +12,15 @@ use viaduct_model::Invalid;
 /// Wrong usage.
 const USAGE: u8 = 2;
 
+fn main() -> ExitCode {
+    viaduct_agent::heap::keep_small();
+    begin()
+}
+
 /// Two threads: one for the reconcile loop's neighbours, one for the CNI server; the
 /// kernel's answers are awaited on threads of their own.
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> ExitCode {
+async fn begin() -> ExitCode {
     let flags = match Flags::try_parse() {
         Ok(flags) => flags,
         // --help and --version.
