@@ -35,15 +35,30 @@ pub(super) fn wrong_blocks(cluster: &Cluster) -> Result<String> {
     let block = of(NODES[0])?;
     let name = text(&block["metadata"]["name"]);
     // Its node: the API server knows that blocks do not change hands like that.
-    let patch = format!(r#"{{"spec":{{"node":"{}"}}}}"#, NODES[1]);
-    let edited = cluster.kubectl(&["patch", "addressblock", &name, "--type=merge", "-p", &patch]);
-    let Err(refused) = edited else {
-        anyhow::bail!("{name} was given to {} by hand", NODES[1]);
-    };
-    ensure!(
-        format!("{refused:#}").contains("by a new grant only"),
-        "{refused:#}"
-    );
+    // Nor do they as if it were a new grant: its owner would isolate the pods on it.
+    let generation = block["spec"]["generation"].as_u64().unwrap_or_default();
+    let to = NODES[1];
+    let by_hand = [
+        (
+            format!(r#"{{"spec":{{"node":"{to}"}}}}"#),
+            "by a new grant only",
+        ),
+        (
+            format!(
+                r#"{{"spec":{{"node":"{to}","generation":{}}}}}"#,
+                generation + 1
+            ),
+            "granted by viaduct-controller only",
+        ),
+    ];
+    for (patch, says) in by_hand {
+        let edited =
+            cluster.kubectl(&["patch", "addressblock", &name, "--type=merge", "-p", &patch]);
+        let Err(refused) = edited else {
+            anyhow::bail!("{name} was given to {to} by hand: {patch}");
+        };
+        ensure!(format!("{refused:#}").contains(says), "{refused:#}");
+    }
     // Half of a block of another node's, and one outside of every pool.
     let theirs = text(&block["spec"]["cidr"]);
     let (address, length) = theirs.split_once('/').context("no CIDR")?;
