@@ -32,6 +32,8 @@ for package in $(grep -o -- '-p [a-z-]*' image/Dockerfile | cut -d' ' -f2 | sort
 done
 wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' ../Cargo.toml)
 grep -q "^ARG RUST_VERSION=$wanted" image/Dockerfile || fail "the Dockerfile does not build with Rust $wanted"
+grep -q '^ARG BASE_DIGEST$' image/Dockerfile && ! grep '^FROM' image/Dockerfile | grep -qv -e '@${BASE_DIGEST} ' -e 'FROM scratch' ||
+  fail "the Dockerfile has a base that is not pinned by a digest"
 # The same labels, whoever makes the image.
 for label in $(grep -o 'org\.opencontainers\.image\.[a-z]*' image/Dockerfile | sort -u); do
   grep -q "$label" image/build.sh || fail "image/build.sh does not set the label $label"

@@ -3,8 +3,8 @@
 # from our binaries (target/release) and this system's nft. The Dockerfile runs it in a
 # pinned base, build.sh where there is no container engine.
 #
-# Programs bring the libraries that they are linked to, and nothing else is in it: no
-# shell, no package manager. The CNI plugin is static, because it runs on the host.
+# Our programs are static, and nothing else is in it: no shell, no package manager. But for nft:
+# no distribution has a static one, so that it brings the libraries that it is linked to.
 set -euo pipefail
 PATH="$PATH:/usr/sbin:/sbin"
 binaries=$1 root=$2
@@ -12,20 +12,20 @@ uid=64870 # the agent's and the controller's; deploy/ names it too
 
 mkdir -p "$root"/{etc,run/viaduct,tmp,usr/bin,usr/sbin,usr/lib/viaduct}
 chmod 1777 "$root/tmp"
-programs=("$root"/usr/bin/viaduct-{agent,controller} "$root"/usr/bin/viaductctl "$root"/usr/sbin/nft)
 install -m 0755 "$binaries"/viaduct-{agent,controller} "$binaries/viaductctl" "$root/usr/bin/"
 install -m 0755 "$binaries/viaduct" "$root/usr/lib/viaduct/viaduct"
 install -m 0755 "$(readlink -f "$(command -v nft)")" "$root/usr/sbin/nft"
 
 # ldd prints "libx.so => /lib/…/libx.so (0x…)", and the loader alone as "/lib64/ld-… (0x…)".
-for program in "${programs[@]}"; do ldd "$program"; done |
-  grep -o '/[^ ]*' | grep -v '^/.*:$' | sort -u | while read -r library; do
-    [ -e "$root$library" ] || install -D -m 0755 "$(readlink -f "$library")" "$root$library"
-  done
-if ldd "$root/usr/lib/viaduct/viaduct" 2>&1 | grep -q '=>'; then
-  echo "$binaries/viaduct is not static: build it by make shim" >&2
-  exit 1
-fi
+ldd "$root/usr/sbin/nft" | grep -o '/[^ ]*' | sort -u | while read -r library; do
+  [ -e "$root$library" ] || install -D -m 0755 "$(readlink -f "$library")" "$root$library"
+done
+for program in "$root"/usr/bin/* "$root/usr/lib/viaduct/viaduct"; do
+  if ldd "$program" 2>&1 | grep -q '=>'; then
+    echo "$binaries/${program##*/} is not static: build it by make build" >&2
+    exit 1
+  fi
+done
 
 printf 'root:x:0:0::/:/\nviaduct:x:%s:%s::/:/\n' $uid $uid >"$root/etc/passwd"
 printf 'root:x:0:\nviaduct:x:%s:\n' $uid >"$root/etc/group"

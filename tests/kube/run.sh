@@ -17,6 +17,7 @@ step() { printf '\n-- kube: %s (%ss since the start)\n' "$1" "$SECONDS"; }
 step "Kubernetes $(basename "$(tests/kube/build.sh)")"
 KUBECTL=$(tests/kube/build.sh)/bin/kubectl deploy/generate.sh --check
 deploy/image/build.sh "$image"
+deploy/image/check.sh
 failed=0
 for run in ${RUNS:-iptables nftables adopt}; do
   proxy=$run deployed=${VIADUCT_KUBE_DEPLOY:-viaduct} some=(--short) cidrs=
