@@ -59,8 +59,7 @@ pub(crate) fn all(flags: &Flags, control: Control) -> ExitCode {
 }
 
 fn soak(flags: &Flags, scene: &Scene, summary: &mut Summary) -> Result<()> {
-    let vitals = || -> Result<Vec<Vitals>> { scene.nodes.iter().map(|n| Vitals::now(n)).collect() };
-    let start = vitals()?;
+    let start = vitals(scene)?;
     let mut streams = Streams::start(&scene.stays)?;
     let begun = Instant::now();
     let mut windows = Vec::new();
@@ -79,15 +78,23 @@ fn soak(flags: &Flags, scene: &Scene, summary: &mut Summary) -> Result<()> {
     summary.sent = streams.sent();
     judge(&last, &windows, summary);
     settled?;
-    let pairs = start.into_iter().zip(vitals()?);
-    summary.vitals = pairs.map(|(start, end)| [start, end]).collect();
+    let half = summary.half_time.clone().unwrap_or_else(|| start.clone());
+    let times = start.into_iter().zip(half).zip(vitals(scene)?);
+    summary.vitals = times
+        .map(|((start, half), end)| [start, half, end])
+        .collect();
     let grown = summary
         .vitals
         .iter()
-        .flat_map(|[start, end]| end.grown(start));
+        .flat_map(|[start, half, end]| end.grown(start, half));
     summary.faults.extend(grown.collect::<Vec<_>>());
     finish(scene, summary);
     Ok(())
+}
+
+/// What every agent uses now.
+fn vitals(scene: &Scene) -> Result<Vec<Vitals>> {
+    scene.nodes.iter().map(|node| Vitals::now(node)).collect()
 }
 
 /// Has pods come and go on every node while `work` goes on. Either ends when the other
@@ -172,6 +179,9 @@ fn events(
         summary.happened(kind, recovery.took);
         let lost = streams.losses();
         judge(&lost, windows, summary);
+        if summary.half_time.is_none() && left() * 2 <= flags.minutes {
+            summary.half_time = Some(vitals(scene)?);
+        }
     }
 }
 

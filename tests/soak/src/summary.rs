@@ -30,8 +30,10 @@ pub(crate) struct Summary {
     pub allowed: usize,
     /// Those that were lost otherwise.
     pub lost: usize,
-    /// What agents had at the start and at the end.
-    pub vitals: Vec<[Vitals; 2]>,
+    /// What agents had when half of the time was over.
+    pub half_time: Option<Vec<Vitals>>,
+    /// What they had at the start, at half-time and at the end.
+    pub vitals: Vec<[Vitals; 3]>,
     /// What was found at the end, one line each.
     pub end: Vec<String>,
     /// Everything that was wrong.
@@ -79,8 +81,8 @@ impl Summary {
              {} lost otherwise",
             self.sent, self.allowed, self.lost
         ));
-        lines.push("agents at the start and at the end:".to_owned());
-        lines.extend(self.vitals.iter().map(|[start, end]| lived(start, end)));
+        lines.push("agents at the start, at half-time and at the end:".to_owned());
+        lines.extend(self.vitals.iter().map(lived));
         lines.extend(self.end.iter().cloned());
         lines.extend(
             self.faults
@@ -118,19 +120,21 @@ impl Summary {
 }
 
 /// One agent's line.
-fn lived(start: &Vitals, end: &Vitals) -> String {
+fn lived([start, half, end]: &[Vitals; 3]) -> String {
     let history = if start.pid == end.pid {
         "never killed"
     } else {
         "another process since"
     };
     format!(
-        "  {}: {:.1} and {:.1} MiB, {} and {} descriptors, {} and {} devices, {} and {} files \
+        "  {}: {:.1}, {:.1}, {:.1} MiB; {}, {}, {} descriptors; {} and {} devices; {} and {} files \
          ({history})",
         start.node,
         start.resident as f64 / 1024.0,
+        half.resident as f64 / 1024.0,
         end.resident as f64 / 1024.0,
         start.descriptors,
+        half.descriptors,
         end.descriptors,
         start.devices,
         end.devices,

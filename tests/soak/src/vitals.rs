@@ -20,9 +20,9 @@ pub(crate) struct Vitals {
     pub files: usize,
 }
 
-/// What an agent that lived through all of it may have more at the end, in KiB: its heap
-/// finds its size under load.
-const MEMORY: u64 = 32 << 10;
+/// What an agent that was not killed may have more at the end than at half-time, in KiB:
+/// before that its heap finds its size under load.
+const MEMORY: u64 = 16 << 10;
 /// And in descriptors.
 const DESCRIPTORS: usize = 8;
 
@@ -46,8 +46,9 @@ impl Vitals {
         })
     }
 
-    /// What of these, at the end, has grown more than it may since `start`.
-    pub(crate) fn grown(&self, start: &Vitals) -> Vec<String> {
+    /// What of these, at the end, has grown more than it may since `start`, or since `half`
+    /// of the time was over.
+    pub(crate) fn grown(&self, start: &Vitals, half: &Vitals) -> Vec<String> {
         let mut grown = Vec::new();
         let mut tell = |what: &str, before: String, after: String| {
             grown.push(format!(
@@ -60,13 +61,13 @@ impl Vitals {
             tell("devices", number(start.devices), number(self.devices));
         }
         // Another process has another history, and its heap another size.
-        if self.pid == start.pid {
-            if self.resident > start.resident + MEMORY {
+        if self.pid == half.pid {
+            if self.resident > half.resident + MEMORY {
                 let mib = |kib: u64| format!("{} MiB", kib >> 10);
-                tell("memory", mib(start.resident), mib(self.resident));
+                tell("memory", mib(half.resident), mib(self.resident));
             }
-            if self.descriptors > start.descriptors + DESCRIPTORS {
-                let (before, after) = (start.descriptors, self.descriptors);
+            if self.descriptors > half.descriptors + DESCRIPTORS {
+                let (before, after) = (half.descriptors, self.descriptors);
                 tell("descriptors", number(before), number(after));
             }
         }
@@ -95,18 +96,21 @@ mod tests {
             devices: 3,
             files: 9,
         };
-        assert!(start.grown(&start).is_empty());
+        assert!(start.grown(&start, &start).is_empty());
         let end = Vitals {
             resident: 50 << 10,
             descriptors: 39,
             devices: 4,
             ..start.clone()
         };
-        let told = end.grown(&start);
+        let told = end.grown(&start, &start);
         assert_eq!(told.len(), 3, "{told:?}");
         assert_eq!(told[1], "n3: memory grew from 10 MiB to 50 MiB");
         let other = Vitals { pid: 8, ..end };
-        assert_eq!(other.grown(&start), ["n3: devices grew from 3 to 4"]);
+        assert_eq!(
+            other.grown(&start, &start),
+            ["n3: devices grew from 3 to 4"]
+        );
     }
 
     #[test]
