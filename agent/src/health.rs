@@ -1,10 +1,11 @@
 //! How the agent is: alive, ready, in numbers. Reads what the tasks publish and
 //! owns nothing but the registry.
 
+mod addresses;
+
 use std::fmt;
 use std::sync::Arc;
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -13,6 +14,8 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use viaduct_datastore::Connectivity;
 use viaduct_model::ClusterView;
+
+use addresses::BlockLabels;
 
 use crate::clock::now_ms;
 use crate::egress::EgressReport;
@@ -72,12 +75,6 @@ impl fmt::Display for Readiness {
         }
         Ok(())
     }
-}
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct BlockLabels {
-    block: String,
-    state: &'static str,
 }
 
 #[derive(Clone, Default)]
@@ -283,28 +280,8 @@ impl Health {
         numbers.foreign.set(count(usage.foreign.len()));
         numbers.waiting.set(usage.waiting.into());
         drop(usage);
-        numbers.addresses.clear();
         let usage = sources.usage.borrow().clone();
-        let now = now_ms();
-        for (cidr, counts) in &usage.blocks {
-            let cooling = usage.cooling.get(cidr).into_iter().flatten();
-            let cooling = cooling.filter(|until| **until > now).count();
-            // An address that was reserved while a pod had it is used, too.
-            let taken = u128::from(counts.used) + u128::from(counts.free);
-            let reserved = cidr.size().saturating_sub(taken);
-            for (state, value) in [
-                ("used", i64::from(counts.used)),
-                ("free", i64::from(counts.free)),
-                ("cooling", count(cooling)),
-                ("reserved", i64::try_from(reserved).unwrap_or(i64::MAX)),
-            ] {
-                let labels = BlockLabels {
-                    block: cidr.to_string(),
-                    state,
-                };
-                numbers.addresses.get_or_create(&labels).set(value);
-            }
-        }
+        addresses::count(&numbers.addresses, &usage, now_ms());
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

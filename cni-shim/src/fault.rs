@@ -7,6 +7,9 @@
 /// The variable that names the point to die at.
 pub const VARIABLE: &str = "VIADUCT_FAULT_POINT";
 
+/// Whether there are points in this build.
+pub const HERE: bool = cfg!(feature = "fault-points");
+
 /// Ends this process by SIGKILL if this is the point to die at.
 #[cfg(feature = "fault-points")]
 pub fn point(name: &str) {

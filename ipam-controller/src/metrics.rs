@@ -208,3 +208,56 @@ impl Metrics {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::Waiting;
+    use crate::status::Addresses;
+
+    fn lines(text: &str, of: &str) -> Vec<String> {
+        let mut lines: Vec<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("viaduct_controller_"))
+            .filter(|line| line.starts_with(of))
+            .map(str::to_owned)
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn a_pool_is_told_by_used_free_and_reserved_addresses_and_by_blocks_as_long_as_it_exists() {
+        let metrics = Metrics::new();
+        let mut status = Status::default();
+        let pool = || "p".parse().unwrap();
+        let counts = Addresses {
+            used: 3,
+            free: 12,
+            reserved: 1,
+        };
+        status.addresses.insert(pool(), counts);
+        status.pools.insert(pool(), (16, 0));
+        status.waiting.push(Waiting {
+            node: "n".parse().unwrap(),
+            family: viaduct_model::Family::V4,
+            full: vec![pool()],
+        });
+        let text = metrics.render(&status, &Connectivity::Connected);
+        assert_eq!(
+            lines(&text, "pool_"),
+            [
+                r#"pool_addresses{pool="p",state="free"} 12"#,
+                r#"pool_addresses{pool="p",state="reserved"} 1"#,
+                r#"pool_addresses{pool="p",state="used"} 3"#,
+                r#"pool_blocks_free{pool="p"} 0"#,
+                r#"pool_blocks{pool="p"} 16"#,
+                r#"pool_waiting_nodes{pool="p"} 1"#,
+            ]
+        );
+        let wait = lines(&text, "waiting_nodes");
+        assert_eq!(wait.iter().filter(|line| line.ends_with(" 1")).count(), 1);
+        let text = metrics.render(&Status::default(), &Connectivity::Connected);
+        assert_eq!(lines(&text, "pool_"), Vec::<String>::new());
+    }
+}

@@ -136,3 +136,60 @@ pub fn sentence(waiting: &Waiting) -> String {
         full.join(", ")
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use viaduct_datastore::{Entry, Update, Version, records};
+    use viaduct_model::{Block, BlockUsage, Claim, Kind, Pool, Record};
+
+    use super::*;
+
+    fn put<T: Record>(view: &mut View, name: &str, record: &T) {
+        let entry = Entry {
+            name: name.to_owned(),
+            value: records::encode(name, record).unwrap(),
+            version: Version("1".to_owned()),
+        };
+        view.update(T::KIND, Update::Put(entry), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_pools_addresses_are_summed_over_nodes_and_a_block_whose_agent_is_away_is_left_out() {
+        let mut view = View::default();
+        for kind in Kind::ALL {
+            view.update(kind, Update::Reset(Vec::new()), Duration::ZERO);
+        }
+        for (name, cidr) in [("empty", "10.1.0.0/24"), ("p", "10.0.0.0/24")] {
+            put(&mut view, name, &Pool::new(cidr.parse().unwrap(), Some(28)));
+        }
+        for (node, cidr, used, free) in [
+            ("a", "10.0.0.0/28", 3, 12),
+            ("b", "10.0.0.16/28", 16, 0),
+            ("away", "10.0.0.32/28", 0, 0),
+        ] {
+            let cidr: viaduct_model::Cidr = cidr.parse().unwrap();
+            let block = Block::new(cidr, "p".parse().unwrap(), node.parse().unwrap(), 1);
+            put(&mut view, &cidr.record_name(), &block);
+            if node == "away" {
+                continue;
+            }
+            let mut claim: Claim = serde_json::from_str(
+                r#"{"incarnation":"i","host":"h","agentVersion":"0","wants":{}}"#,
+            )
+            .unwrap();
+            let usage = BlockUsage { used, free };
+            claim.blocks.insert(cidr.record_name(), usage);
+            put(&mut view, node, &claim);
+        }
+        let found = addresses(&view);
+        let sum = Addresses {
+            used: 19,
+            free: 12,
+            reserved: 1,
+        };
+        assert_eq!(found[&"p".parse().unwrap()], sum);
+        assert_eq!(found[&"empty".parse().unwrap()], Addresses::default());
+    }
+}

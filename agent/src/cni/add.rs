@@ -171,6 +171,7 @@ impl Owner {
         let forgetting = self.forgetting.clone();
         tokio::spawn(async move {
             forgetting.are_clean(&endpoint.addresses).await;
+            fault::point("add.clean");
             let outcome = wiring
                 .run(move |host| wiring::wire(host, &endpoint, &pair, namespace, replace))
                 .await

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
+use viaduct_cni::fault;
 
 use super::metrics::CniMetrics;
 use crate::kernel::NetlinkError;
@@ -124,6 +125,7 @@ async fn gather(
 }
 
 async fn forget(batch: BTreeSet<Ipv4Addr>, metrics: &CniMetrics) {
+    fault::point("forgetting.begun");
     let look = move || -> Result<usize, NetlinkError> { Conntrack::open()?.forget(&batch) };
     match tokio::task::spawn_blocking(look).await {
         Ok(Ok(count)) => {
@@ -134,4 +136,5 @@ async fn forget(batch: BTreeSet<Ipv4Addr>, metrics: &CniMetrics) {
         }
         Err(error) => tracing::error!(%error, "forgetting connections was cut off"),
     }
+    fault::point("forgetting.done");
 }

@@ -2,15 +2,18 @@
 //! what leaves by that with this one's source address is dropped there, as it must be.
 //! So packets from this address have a table of their own in the pod's namespace.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
     RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use viaduct_cni::fault;
 
 use super::veth::Pair;
 use super::{NetlinkError, NetlinkSocket, Request, closeup};
@@ -27,13 +30,16 @@ fn table(index: u32) -> u32 {
 }
 
 /// Gives the pod's interface its own way out, in place of what an earlier one of that
-/// address or index had.
+/// address or index had, or one that is not there any more.
 ///
 /// # Errors
 /// The kernel's refusal.
 pub fn provide(pod: &mut NetlinkSocket, pair: &Pair, index: u32) -> Result<(), NetlinkError> {
+    let tables = tables(pod)?;
     for rule in rules(pod)? {
-        let theirs = source(&rule) != Some(pair.address) && lookup(&rule) != table(index);
+        let led = lookup(&rule);
+        let theirs =
+            source(&rule) != Some(pair.address) && led != table(index) && tables.contains(&led);
         if ours(&rule) && !theirs {
             let gone = pod.execute_one(Request::new(Message::DelRule(rule), 0));
             gone.or_else(|e| if e.already_gone() { Ok(()) } else { Err(e) })?;
@@ -61,11 +67,14 @@ pub fn provide(pod: &mut NetlinkSocket, pair: &Pair, index: u32) -> Result<(), N
         RuleAttribute::Priority(PRIORITY),
         RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)),
     ];
-    let requests = [
-        Request::new(Message::NewRoute(default), NLM_F_CREATE | NLM_F_REPLACE),
-        Request::new(Message::NewRule(rule), NLM_F_CREATE | NLM_F_EXCL),
-    ];
-    pod.execute(&requests).into_iter().collect()
+    fault::point("secondary.begun");
+    let route = Request::new(Message::NewRoute(default), NLM_F_CREATE | NLM_F_REPLACE);
+    pod.execute_one(route)?;
+    fault::point("secondary.routed");
+    let rule = Request::new(Message::NewRule(rule), NLM_F_CREATE | NLM_F_EXCL);
+    pod.execute_one(rule)?;
+    fault::point("secondary.ruled");
+    Ok(())
 }
 
 /// Whether the pod's interface has its own way out.
@@ -93,6 +102,18 @@ fn rules(pod: &mut NetlinkSocket) -> Result<Vec<RuleMessage>, NetlinkError> {
         .into_iter()
         .filter_map(|message| match message {
             Message::NewRule(rule) => Some(rule),
+            _ => None,
+        })
+        .collect())
+}
+
+/// The tables of the interfaces that are there.
+fn tables(pod: &mut NetlinkSocket) -> Result<BTreeSet<u32>, NetlinkError> {
+    let found = pod.dump(&Message::GetLink(LinkMessage::default()))?;
+    Ok(found
+        .into_iter()
+        .filter_map(|message| match message {
+            Message::NewLink(link) => Some(table(link.header.index)),
             _ => None,
         })
         .collect())

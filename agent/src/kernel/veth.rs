@@ -17,6 +17,7 @@ use netlink_packet_route::route::{
     RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use viaduct_cni::fault;
 use viaduct_model::{Cidr, MacAddr};
 
 use super::{NetlinkError, NetlinkSocket, Request, SETTINGS, apply, encode};
@@ -240,7 +241,18 @@ pub fn cut_off(
     let mut doomed = named(link);
     doomed.attributes.push(LinkAttribute::Group(DOOMED));
     requests.push(Request::new(Message::SetLink(doomed), 0));
-    first_refusal(host.execute(&requests))
+    fault::point("cut_off.begun");
+    // At once, but where a test wants to be in between.
+    let at_once = if fault::HERE { 1 } else { requests.len() };
+    let mut results = Vec::with_capacity(requests.len());
+    for some in requests.chunks(at_once) {
+        results.extend(host.execute(some));
+        if results.len() < requests.len() {
+            fault::point("cut_off.half");
+        }
+    }
+    fault::point("cut_off.done");
+    first_refusal(results)
 }
 
 /// Deletes every link that was marked by [`cut_off`], at the price of one.

@@ -18,13 +18,15 @@ use viaduct_cni::protocol::{Reply, Verb};
 use viaduct_cni::{fault, spool};
 
 use crate::harness::*;
+use crate::interfaces::interface;
 
 /// Every step of ADD, in order.
-const ADD: [&str; 10] = [
+const ADD: [&str; 11] = [
     "add.begun",
     "add.allocated",
     "ledger.half",
     "add.recorded",
+    "add.clean",
     "wire.created",
     "wire.pod_end",
     "wire.host_end",
@@ -34,15 +36,24 @@ const ADD: [&str; 10] = [
 ];
 
 /// Every step of DEL, in order.
-const DEL: [&str; 7] = [
+const DEL: [&str; 10] = [
     "del.begun",
     "del.published",
+    "cut_off.begun",
+    "cut_off.half",
+    "cut_off.done",
     "del.cut_off",
     "del.removed",
     "del.spool_cleared",
     "del.answered",
     "del.deleted",
 ];
+
+/// Every step of giving a second interface its way out, in order.
+const SECOND: [&str; 3] = ["secondary.begun", "secondary.routed", "secondary.ruled"];
+
+/// Every step of forgetting an address's connections, for which its next ADD waits.
+const FORGETTING: [&str; 2] = ["forgetting.begun", "forgetting.done"];
 
 const RUN_DIR: &str = "VIADUCT_TEST_AGENT";
 
@@ -216,6 +227,98 @@ fn an_agent_killed_at_any_step_of_del_leaves_nothing_that_the_next_does_not_put_
                 wired(made.unwrap());
                 let del = request(Verb::Del, "c1", "");
                 let reply = try_ask(directory.path(), &del, Vec::new()).await;
+                expected_silence(point, reply);
+                agent.was_killed(point);
+                afterwards(directory.path(), &pod, point, then).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn an_agent_killed_while_it_gives_a_second_interface_its_way_out_loses_neither() {
+    if !inside(
+        "faults::an_agent_killed_while_it_gives_a_second_interface_its_way_out_loses_neither",
+    ) {
+        return;
+    }
+    block_on(async {
+        for point in SECOND {
+            for then in AFTERWARDS {
+                let what = format!("{point}, then {then}");
+                let directory = tempfile::tempdir().unwrap();
+                let agent = Agent::started(directory.path(), point).await;
+                let pod = Pod::new("c1");
+                let ask = |ifname| interface(&pod, ifname, "viaduct", Verb::Add);
+                let first = try_ask(directory.path(), &ask("eth0"), pod.descriptors()).await;
+                let first = wired(first.unwrap());
+                let reply = try_ask(directory.path(), &ask("eth1"), pod.descriptors()).await;
+                expected_silence(point, reply);
+                agent.was_killed(point);
+
+                let node = Node::at(directory.path()).await;
+                agrees(&node, &what).await;
+                match then {
+                    "retry" => {
+                        let made = wired(node.ask(ask("eth1"), pod.descriptors()).await);
+                        assert!(made.secondary, "{what}");
+                        ping(made.addresses[0]);
+                        assert_eq!(node.check(&pod, "eth1", &made).await, Reply::Fine, "{what}");
+                        let rules = pod.run(&["ip", "rule"]);
+                        assert_eq!(rules.matches("lookup 87").count(), 1, "{what}: {rules}");
+                    }
+                    "del" => {
+                        let del = interface(&pod, "eth1", "viaduct", Verb::Del);
+                        assert_eq!(node.ask(del, Vec::new()).await, Reply::Gone, "{what}");
+                    }
+                    "gc" => {
+                        assert_eq!(node.gc("viaduct", &["c1"]).await, Reply::Fine, "{what}");
+                    }
+                    _ => {}
+                }
+                let left = if then == "retry" { 2 } else { 1 };
+                eventually(&what, || host_links().len() == left).await;
+                agrees(&node, &what).await;
+                ping(first.addresses[0]);
+                assert_eq!(
+                    node.check(&pod, "eth0", &first).await,
+                    Reply::Fine,
+                    "{what}"
+                );
+                for ifname in ["eth1", "eth0"] {
+                    let del = interface(&pod, ifname, "viaduct", Verb::Del);
+                    assert_eq!(node.ask(del, Vec::new()).await, Reply::Gone, "{what}");
+                }
+                node.is_clean().await;
+                node.handle.stop().await;
+            }
+        }
+    });
+}
+
+#[test]
+fn an_agent_killed_while_an_add_waits_for_connections_to_be_forgotten_leaves_nothing_behind() {
+    if !inside(
+        "faults::an_agent_killed_while_an_add_waits_for_connections_to_be_forgotten_leaves_nothing_behind",
+    ) {
+        return;
+    }
+    block_on(async {
+        for point in FORGETTING {
+            for then in AFTERWARDS {
+                let directory = tempfile::tempdir().unwrap();
+                let agent = Agent::started(directory.path(), point).await;
+                let (last, pod) = (Pod::new("c0"), Pod::new("c1"));
+                let add = request(Verb::Add, "c0", &last.netns());
+                let had = try_ask(directory.path(), &add, last.descriptors()).await;
+                let address = wired(had.unwrap()).addresses[0];
+                let del = request(Verb::Del, "c0", "");
+                let gone = try_ask(directory.path(), &del, Vec::new()).await;
+                assert_eq!(gone, Some(Reply::Gone));
+                // By name, so that it is the very address whose connections are there still.
+                let mut add = request(Verb::Add, "c1", &pod.netns());
+                add.wishes.addresses = vec![address];
+                let reply = try_ask(directory.path(), &add, pod.descriptors()).await;
                 expected_silence(point, reply);
                 agent.was_killed(point);
                 afterwards(directory.path(), &pod, point, then).await;

@@ -5,7 +5,7 @@ use viaduct_model::AttachmentId;
 
 use crate::harness::*;
 
-fn interface(pod: &Pod, ifname: &str, network: &str, verb: Verb) -> Request {
+pub(crate) fn interface(pod: &Pod, ifname: &str, network: &str, verb: Verb) -> Request {
     Request {
         id: AttachmentId::new(pod.name(), ifname).unwrap(),
         network: network.into(),
