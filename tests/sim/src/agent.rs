@@ -23,6 +23,9 @@ pub const TTL: u64 = 5_000;
 /// How long a block has to be a surplus one.
 const GIVE_BACK_AFTER: Duration = Duration::from_secs(30);
 
+/// How long an answer of the store may be on its way, in milliseconds.
+const SLOWEST: u64 = 15_000;
+
 /// How long a released address rests.
 const COOL_DOWN: Duration = Duration::from_secs(3);
 
@@ -34,6 +37,8 @@ struct Read {
     asked_at: (u64, u64),
     /// What the store said, once it was asked.
     found: Option<Option<Block>>,
+    /// When the answer is there, in world time.
+    answer_at: u64,
 }
 
 /// A node and its agent.
@@ -229,7 +234,11 @@ impl Agent {
                 answered.push((*cidr, None));
             } else if read.found.is_none() && self.connected {
                 read.found = Some(store.lock().blocks.get(cidr).cloned());
-            } else if read.found.is_some() && self.connected {
+                // Now and then the answer is stuck on its way for long.
+                if faults && rng.one_in(10) {
+                    read.answer_at = now + rng.under(SLOWEST);
+                }
+            } else if read.found.is_some() && self.connected && now >= read.answer_at {
                 answered.push((*cidr, Some(read.clone())));
             }
         }
@@ -239,6 +248,7 @@ impl Agent {
                 found: Some(found),
                 asked_ms,
                 asked_at,
+                ..
             }) = read
             {
                 let before = self.tenure.serves_until(&cidr);
@@ -260,6 +270,7 @@ impl Agent {
                     asked_ms: clock,
                     asked_at: (now, epoch),
                     found: None,
+                    answer_at: 0,
                 });
             }
         }

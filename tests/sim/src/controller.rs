@@ -13,7 +13,7 @@ use viaduct_controller::decide::{Action, Now, Policy, decide};
 use viaduct_controller::memory::Memory;
 use viaduct_controller::view::View;
 use viaduct_datastore::store::SharedStore;
-use viaduct_model::Kind;
+use viaduct_model::{Cidr, Kind};
 
 use crate::rng::Rng;
 use crate::store::{Fate, Follower, SimStore};
@@ -28,10 +28,14 @@ pub struct Controller {
     followers: [Follower; 4],
     actions: VecDeque<Action>,
     acting: Option<Acting>,
+    /// World time when what it is at was begun.
+    begun_at: u64,
     /// Whether it believes that it leads.
     pub leads: bool,
     /// Whether it reaches the store.
     pub connected: bool,
+    /// Until when the process is stopped, in world time.
+    pub asleep_until: u64,
     /// What its clock shows when the world's shows 0, and how it runs, in percent.
     started: u64,
     rate: u64,
@@ -53,8 +57,10 @@ impl Controller {
             followers: Kind::ALL.map(Follower::new),
             actions: VecDeque::new(),
             acting: None,
+            begun_at: 0,
             leads: true,
             connected: true,
+            asleep_until: 0,
             started: now,
             rate: 95 + rng.under(11),
         }
@@ -71,8 +77,23 @@ impl Controller {
         self.acting.is_none() && self.followers.iter().all(|f| f.is_current(&store))
     }
 
-    /// One turn: one call of the store, or some news, or a decision.
-    pub fn step(&mut self, store: &SimStore, now: u64, rng: &mut Rng, faults: bool) {
+    /// One turn: one call of the store, or some news, or a decision. Returns a block that
+    /// it took from a node whose claim it could have seen when it looked again.
+    pub fn step(
+        &mut self,
+        store: &SimStore,
+        now: u64,
+        rng: &mut Rng,
+        faults: bool,
+    ) -> Option<(Cidr, String)> {
+        self.turn(store, now, rng, faults);
+        let taken = std::mem::take(&mut store.lock().taken);
+        let seen = |(_, _, since): &(Cidr, String, u64)| *since < self.begun_at;
+        let blind = taken.into_iter().find(seen);
+        blind.map(|(cidr, node, _)| (cidr, node))
+    }
+
+    fn turn(&mut self, store: &SimStore, now: u64, rng: &mut Rng, faults: bool) {
         let clock = Duration::from_millis((now - self.started) * self.rate / 100);
         if self.acting.is_some() {
             return self.go_on(store, rng, faults);
@@ -120,6 +141,7 @@ impl Controller {
             self.memory.status_at.insert(name.clone(), clock);
         }
         let mut view = std::mem::take(&mut self.view);
+        self.begun_at = now;
         let shared: SharedStore = Arc::new(store.clone());
         self.acting = Some(Box::pin(async move {
             let done = perform(&shared, &action, &mut view, clock).await;

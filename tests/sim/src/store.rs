@@ -15,7 +15,7 @@ use viaduct_datastore::{
     Change, Connectivity, Cursor, Entry, Leadership, LeaseId, List, Store, StoreError, Update,
     Version, records,
 };
-use viaduct_model::{Block, Cidr, Kind, Record};
+use viaduct_model::{Block, BlockState, Cidr, Kind, Record};
 
 use crate::trace;
 
@@ -56,6 +56,10 @@ pub struct Inner {
     pub blocks: BTreeMap<Cidr, Block>,
     /// When each block's record was last written as quarantined, in world time.
     pub quarantined_at: BTreeMap<Cidr, u64>,
+    /// Since when each node's claim has stood without a break, in world time.
+    pub claimed_since: BTreeMap<String, u64>,
+    /// Blocks that were taken from nodes whose claims stand, with since when.
+    pub taken: Vec<(Cidr, String, u64)>,
     /// World time.
     pub now: u64,
 }
@@ -162,6 +166,10 @@ impl Inner {
         self.epoch += 1;
         self.history.clear();
         self.blocks = all(&self.content);
+        self.claimed_since.clear();
+        for claim in self.list(Kind::Claim) {
+            self.claimed_since.insert(claim.name, self.now);
+        }
     }
 
     /// All records of a kind.
@@ -176,10 +184,30 @@ impl Inner {
     }
 
     fn note(&mut self, kind: Kind, name: &str, entry: Option<&Entry>) {
+        if kind == Kind::Claim {
+            if entry.is_none() {
+                self.claimed_since.remove(name);
+            } else {
+                let since = self.claimed_since.entry(name.to_owned());
+                since.or_insert(self.now);
+            }
+        }
         let (Kind::Block, Some(cidr)) = (kind, Cidr::from_record_name(name)) else {
             return;
         };
-        match entry.and_then(|e| records::decode::<Block>(e).ok()) {
+        let found = entry.and_then(|e| records::decode::<Block>(e).ok());
+        // A quarantine begins, or ends with the block free.
+        let quarantined = |block: &Block| block.state == BlockState::Quarantined;
+        let before = self.blocks.get(&cidr);
+        let begins = found.as_ref().is_some_and(|b| quarantined(&b.record));
+        if let Some(before) = before
+            && begins != quarantined(before)
+            && (begins || found.is_none())
+            && let Some(since) = self.claimed_since.get(before.node.as_str())
+        {
+            self.taken.push((cidr, before.node.to_string(), *since));
+        }
+        match found {
             Some(block) => {
                 if block.record.state == viaduct_model::BlockState::Quarantined {
                     self.quarantined_at.insert(cidr, self.now);

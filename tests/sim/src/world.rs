@@ -22,6 +22,9 @@ const NODES: usize = 20;
 /// How long a node that vanished keeps its blocks, in milliseconds.
 const RECLAIM: u64 = 60_000;
 
+/// The same where somebody wants them back soon: less than a block is trusted.
+const HASTY: u64 = 1_000;
+
 /// How long a block rests, in milliseconds.
 const QUARANTINE: u64 = 20_000;
 
@@ -81,6 +84,8 @@ pub struct World {
     agents: Vec<Agent>,
     snapshots: Vec<Content>,
     put_back_at: Option<u64>,
+    /// How long a node that vanished keeps its blocks, in milliseconds.
+    reclaim: u64,
     tally: Tally,
 }
 
@@ -103,6 +108,11 @@ impl World {
             agents,
             snapshots: Vec::new(),
             put_back_at: None,
+            reclaim: if seed.is_multiple_of(2) {
+                HASTY
+            } else {
+                RECLAIM
+            },
             tally: Tally::default(),
         };
         for _ in 0..2 {
@@ -144,7 +154,7 @@ impl World {
         let quarantine = Duration::from_millis(QUARANTINE);
         let policy = Policy {
             bootstrap: pool().into_iter().collect(),
-            reclaim_after: Duration::from_millis(RECLAIM),
+            reclaim_after: Duration::from_millis(self.reclaim),
             quarantine,
             node_cidrs: NodeCidrs::Off,
             listen: if restored { quarantine } else { LISTEN },
@@ -169,10 +179,7 @@ impl World {
         match self.rng.under(1000) {
             0..300 => {
                 let n = self.rng.index(self.controllers.len());
-                if let Some(controller) = self.controllers.get_mut(n) {
-                    controller.step(&self.store, self.now, &mut self.rng, true);
-                }
-                Ok(())
+                self.control(n, true)
             }
             300..985 => {
                 let n = self.rng.index(self.agents.len());
@@ -183,6 +190,22 @@ impl World {
                 self.fault();
                 Ok(())
             }
+        }
+    }
+
+    /// One turn of one controller.
+    fn control(&mut self, n: usize, faults: bool) -> Result<(), String> {
+        let Some(controller) = self.controllers.get_mut(n) else {
+            return Ok(());
+        };
+        if controller.asleep_until > self.now {
+            return Ok(());
+        }
+        match controller.step(&self.store, self.now, &mut self.rng, faults) {
+            Some((cidr, node)) => Err(format!(
+                "block {cidr} was taken from node {node}, whose claim was there to be seen"
+            )),
+            None => Ok(()),
         }
     }
 
@@ -236,10 +259,13 @@ impl World {
                 agent.claim(&store, now, &mut self.rng, faults);
                 Ok(())
             }
-            11 => {
-                agent.give(now);
-                Ok(())
-            }
+            11 => match agent.give(now) {
+                Some(cidr) => Err(format!(
+                    "node {} gives block {cidr} back, in which a pod has an address",
+                    agent.name
+                )),
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }
@@ -256,6 +282,7 @@ impl World {
         }
         for (n, controller) in self.controllers.iter_mut().enumerate() {
             controller.connected = true;
+            controller.asleep_until = 0;
             controller.leads = n == 0;
         }
         let until = self.now + RECLAIM + 4 * QUARANTINE;
@@ -280,9 +307,9 @@ impl World {
                 }
             }
             for _ in 0..20 {
-                for controller in &mut self.controllers {
+                for n in 0..self.controllers.len() {
                     self.tally.steps += 1;
-                    controller.step(&self.store, self.now, &mut self.rng, false);
+                    self.control(n, false)?;
                 }
             }
         }

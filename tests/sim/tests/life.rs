@@ -64,11 +64,12 @@ fn no_address_has_two_owners_and_none_is_lost_in_a_million_steps() {
     }
 }
 
-/// Each of them has found a fault once.
+/// Each of them has found a fault once, the last after 220,712 steps; of even ones the nodes
+/// that vanished lose their blocks sooner than they stop trusting them.
 #[test]
 fn what_was_found_once_is_not_there_any_more() {
     for seed in [5, 7, 9, 12, 26] {
-        live(seed, steps(150_000));
+        live(seed, steps(250_000));
     }
 }
 

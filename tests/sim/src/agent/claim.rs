@@ -85,13 +85,18 @@ impl Agent {
         self.sent = Some((value, self.claim.clone()));
     }
 
-    /// Gives surplus blocks back, in the keeper's two steps.
-    pub fn give(&mut self, now: u64) {
+    /// Gives surplus blocks back, in the keeper's two steps. Returns one in which a pod has
+    /// an address.
+    pub fn give(&mut self, now: u64) -> Option<Cidr> {
+        let mut wrong = None;
         let clock = self.clock(now);
         for cidr in self.tenure.withheld().into_keys() {
             let usage = self.manager.usage();
             if usage.get(&cidr).is_some_and(|block| block.used == 0) {
                 self.tenure.give(cidr);
+                if self.pods.values().any(|address| cidr.contains(*address)) {
+                    wrong = Some(cidr);
+                }
             }
             self.tenure.withhold(&cidr, false);
         }
@@ -108,6 +113,7 @@ impl Agent {
             self.tenure.withhold(&spare, true);
         }
         self.keep(clock);
+        wrong
     }
 
     fn wanted_claim(&self, now: u64) -> Claim {

@@ -61,7 +61,7 @@ impl World {
                     controller.cut();
                 }
             }
-            83..86 if !agent.up => {
+            83..86 => {
                 let name = agent.name.as_str().to_owned();
                 let mut inner = self.store.lock();
                 if inner.get(Kind::Claim, &name).is_none() {
@@ -78,6 +78,12 @@ impl World {
                 self.snapshots.push(content);
             }
             88 => self.put_back(),
+            89..95 => {
+                if let Some(controller) = self.controllers.get_mut(c) {
+                    controller.asleep_until = now + span;
+                    trace::tell(now, |_| Some(format!("controller {c} is stopped")));
+                }
+            }
             _ => {}
         }
     }
