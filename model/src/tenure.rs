@@ -216,14 +216,16 @@ impl Tenure {
     }
 
     /// What the claim says we hold: `used` blocks have addresses in use. A block that
-    /// the store has forgotten and that nobody needs is let go.
+    /// the store has forgotten and that nobody needs is let go. What was never proved is no
+    /// proof to anybody: the grant may be one of long ago that we heard of late.
     pub fn holds(&self, used: impl Fn(&Cidr) -> bool, now_ms: u64) -> BTreeMap<String, u64> {
         self.held
             .iter()
             .filter(|(cidr, held)| {
                 !self.giving.contains(cidr)
                     && match held.word {
-                        Word::Active | Word::Withheld | Word::Aged => true,
+                        Word::Active => held.proved_ms.is_some(),
+                        Word::Withheld | Word::Aged => true,
                         Word::Forgotten => held.trusted(now_ms) || used(cidr),
                         Word::Disputed => held.trusted(now_ms),
                     }
@@ -242,14 +244,18 @@ impl Tenure {
             .collect()
     }
 
-    /// What the claim says has to be granted anew.
+    /// What the claim says has to be granted anew: what we trust no more, and what no
+    /// reading will prove. Whoever restores blocks hears all others first.
     pub fn renews(&self, now_ms: u64) -> BTreeMap<String, u64> {
         self.held
             .iter()
             .filter(|(cidr, held)| {
-                matches!(held.word, Word::Active | Word::Forgotten | Word::Aged)
-                    && held.lapsed(now_ms)
-                    && !self.giving.contains(cidr)
+                let over = match held.word {
+                    Word::Active => held.lapsed(now_ms),
+                    Word::Withheld | Word::Forgotten | Word::Aged => !held.trusted(now_ms),
+                    Word::Disputed => false,
+                };
+                over && !self.giving.contains(cidr)
             })
             .map(|(cidr, held)| (cidr.record_name(), held.generation))
             .collect()

@@ -197,3 +197,21 @@ fn what_another_node_or_another_boot_wrote_is_nothing() {
     assert!(!tenure.is_of(&"b".parse().unwrap(), 100));
     assert!(!tenure.is_of(&"a".parse().unwrap(), 99));
 }
+
+#[test]
+fn who_never_read_a_grant_claims_nothing_by_it_that_others_would_have_to_believe() {
+    let mut tenure = Tenure::new("a".parse().unwrap());
+    told(&mut tenure, &[ours(5)], 90);
+    assert!(tenure.holds(|_| true, 95).is_empty(), "the record says it");
+    // The store was put back: the grant is news to it, and maybe one of long ago.
+    told(&mut tenure, &[ours(3)], 100);
+    assert_eq!(tenure.holds(|_| false, 100).len(), 1);
+    assert_eq!(tenure.renews(100).len(), 1, "all others are heard first");
+    // What was proved counts as long as it is trusted, whatever became of the record.
+    let mut tenure = proved();
+    let quarantined = block("a", 5, BlockState::Quarantined);
+    told(&mut tenure, &[quarantined], 200);
+    assert_eq!(tenure.holds(|_| false, 200).len(), 1);
+    assert!(tenure.renews(200).is_empty());
+    assert_eq!(tenure.renews(100 + TRUST).len(), 1);
+}

@@ -58,6 +58,8 @@ pub struct Agent {
     reads: BTreeMap<Cidr, Read>,
     /// World time and epoch of the read that proved a block.
     pub proofs: BTreeMap<Cidr, (u64, u64)>,
+    /// The generation of each block that it gave back last, which the tenure must know, too.
+    pub given: BTreeMap<Cidr, u64>,
     /// The pods that stand in the kernel, with their addresses.
     pub pods: BTreeMap<u32, IpAddr>,
     next_pod: u32,
@@ -102,6 +104,7 @@ impl Agent {
             surplus: Surplus::new(GIVE_BACK_AFTER),
             reads: BTreeMap::new(),
             proofs: BTreeMap::new(),
+            given: BTreeMap::new(),
             pods: BTreeMap::new(),
             next_pod: 0,
             hungry: 0,
@@ -225,9 +228,17 @@ impl Agent {
             .collect()
     }
 
-    /// Moves reads of records on: one is asked, served, answered or lost.
-    pub fn read(&mut self, store: &SimStore, now: u64, rng: &mut Rng, faults: bool) {
+    /// Moves reads of records on: one is asked, served, answered or lost. Returns a block
+    /// that was trusted no more when its record was asked for, and is again, by that alone.
+    pub fn read(
+        &mut self,
+        store: &SimStore,
+        now: u64,
+        rng: &mut Rng,
+        faults: bool,
+    ) -> Option<Cidr> {
         let clock = self.clock(now);
+        let mut renewed = None;
         let mut answered = Vec::new();
         for (cidr, read) in &mut self.reads {
             if faults && rng.one_in(15) {
@@ -252,8 +263,13 @@ impl Agent {
             }) = read
             {
                 let before = self.tenure.serves_until(&cidr);
+                let grant = self.tenure.next_generation(&cidr);
                 self.tenure.read(cidr, found.as_ref(), asked_ms);
                 if self.tenure.serves_until(&cidr) > before {
+                    let lapsed = before.is_some_and(|until| until <= asked_ms);
+                    if lapsed && self.tenure.next_generation(&cidr) == grant {
+                        renewed = Some(cidr);
+                    }
                     self.proofs.insert(cidr, asked_at);
                 }
                 self.keep(clock);
@@ -274,6 +290,7 @@ impl Agent {
                 });
             }
         }
+        renewed
     }
 
     /// An ADD.

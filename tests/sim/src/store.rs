@@ -19,6 +19,10 @@ use viaduct_model::{Block, BlockState, Cidr, Kind, Record};
 
 use crate::trace;
 
+/// How long a quarantine lasts at least, in milliseconds of the world: as long as it was
+/// chosen (`world::QUARANTINE`), by the fastest clock.
+const LEAST_QUARANTINE: u64 = crate::world::QUARANTINE * 100 / 105 - 10;
+
 /// What becomes of the next call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fate {
@@ -60,6 +64,8 @@ pub struct Inner {
     pub claimed_since: BTreeMap<String, u64>,
     /// Blocks that were taken from nodes whose claims stand, with since when.
     pub taken: Vec<(Cidr, String, u64)>,
+    /// A block that was freed too soon, with how long its quarantine lasted.
+    pub hasty: Option<(Cidr, u64)>,
     /// World time.
     pub now: u64,
 }
@@ -206,6 +212,13 @@ impl Inner {
             && let Some(since) = self.claimed_since.get(before.node.as_str())
         {
             self.taken.push((cidr, before.node.to_string(), *since));
+        }
+        if before.is_some_and(quarantined) && found.is_none() {
+            let since = self.quarantined_at.get(&cidr).copied().unwrap_or(0);
+            let lasted = self.now.saturating_sub(since);
+            if lasted < LEAST_QUARANTINE {
+                self.hasty = Some((cidr, lasted));
+            }
         }
         match found {
             Some(block) => {

@@ -26,7 +26,7 @@ const RECLAIM: u64 = 60_000;
 const HASTY: u64 = 1_000;
 
 /// How long a block rests, in milliseconds.
-const QUARANTINE: u64 = 20_000;
+pub(crate) const QUARANTINE: u64 = 20_000;
 
 /// Pods that a node has at most.
 const PODS: usize = 60;
@@ -201,7 +201,13 @@ impl World {
         if controller.asleep_until > self.now {
             return Ok(());
         }
-        match controller.step(&self.store, self.now, &mut self.rng, faults) {
+        let taken = controller.step(&self.store, self.now, &mut self.rng, faults);
+        if let Some((cidr, lasted)) = self.store.lock().hasty.take() {
+            return Err(format!(
+                "block {cidr} was freed after a quarantine of {lasted} ms"
+            ));
+        }
+        match taken {
             Some((cidr, node)) => Err(format!(
                 "block {cidr} was taken from node {node}, whose claim was there to be seen"
             )),
@@ -237,7 +243,12 @@ impl World {
                 self.exclusive(n)
             }
             3..6 => {
-                agent.read(&store, now, &mut self.rng, faults);
+                if let Some(cidr) = agent.read(&store, now, &mut self.rng, faults) {
+                    return Err(format!(
+                        "node {} trusts block {cidr} again without a new grant",
+                        agent.name
+                    ));
+                }
                 self.exclusive(n)
             }
             6..8 if agent.pods.len() < PODS => match agent.add(now) {

@@ -93,6 +93,10 @@ impl Agent {
         for cidr in self.tenure.withheld().into_keys() {
             let usage = self.manager.usage();
             if usage.get(&cidr).is_some_and(|block| block.used == 0) {
+                let holds = self.tenure.holds(|_| true, clock);
+                if let Some(generation) = holds.get(&cidr.record_name()) {
+                    self.given.insert(cidr, *generation);
+                }
                 self.tenure.give(cidr);
                 if self.pods.values().any(|address| cidr.contains(*address)) {
                     wrong = Some(cidr);

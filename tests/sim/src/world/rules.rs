@@ -67,6 +67,16 @@ impl World {
         else {
             return Err(format!("node {} hands out {address} unproved", agent.name));
         };
+        let held = agent.tenure.holds(|_| true, agent.clock(self.now));
+        let held = held.get(&cidr.record_name());
+        if let Some(given) = agent.given.get(&cidr)
+            && held.is_none_or(|generation| generation <= given)
+        {
+            return Err(format!(
+                "node {} hands out {address} of block {cidr}, which it has given back",
+                agent.name
+            ));
+        }
         if epoch != inner.epoch {
             // The store was put back since; what it says is no measure.
             return Ok(());
