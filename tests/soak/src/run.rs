@@ -120,14 +120,17 @@ fn under_churn(
             })
             .collect();
         let planted = flags.plant.map_or(Ok(()), |plant| plant.early(scene));
-        let outcome = planted.and_then(|()| work(summary, stop));
+        let mut outcome = planted.and_then(|()| work(summary, stop));
         stop.store(true, Ordering::Relaxed);
         scene.given_up().store(outcome.is_err(), Ordering::Relaxed);
         for worker in workers {
             let joined = worker.join();
             let done = joined.unwrap_or_else(|_| Err(anyhow::anyhow!("a worker panicked")));
-            if let Err(error) = done {
-                summary.faults.push(format!("{error:#}"));
+            match (&outcome, done) {
+                (_, Ok(())) => {}
+                // What follows would only find the pods that it left behind.
+                (Ok(()), Err(error)) => outcome = Err(error),
+                (Err(_), Err(error)) => summary.faults.push(format!("{error:#}")),
             }
         }
         outcome
