@@ -248,6 +248,18 @@ mod tests {
     }
 
     #[test]
+    fn a_pools_status_says_how_many_blocks_are_used_where_they_can_be_counted() {
+        let used = |total: u64, free: u64| {
+            let pool = json!({"status": {"blocksTotal": total, "blocksFree": free}});
+            assert_eq!(there_and_back(Kind::Pool, &pool), pool);
+            let parts = Parts::of(Kind::Pool, "x", pool.to_string().as_bytes()).unwrap();
+            parts.status.get("blocksUsed").cloned()
+        };
+        assert_eq!(used(1024, 1021), Some(json!(3)));
+        assert_eq!(used(u64::MAX, 5), None);
+    }
+
+    #[test]
     fn what_is_no_object_is_refused_by_name() {
         for bad in [&b"\xff"[..], b"7", b"{"] {
             let refused = Parts::of(Kind::Pool, "x", bad).unwrap_err();

@@ -279,11 +279,14 @@ async fn an_update_leaves_what_others_wrote_beside_the_record() {
         .unwrap();
     assert_eq!(again, version);
     // What the status no longer says is gone.
-    pool.status.as_mut().unwrap().exhausted_since = None;
+    let status = pool.status.as_mut().unwrap();
+    (status.exhausted_since, status.blocks_total) = (None, 8);
     records
         .update("schema-labelled", &pool, &version, None)
         .await
         .unwrap();
+    let object = stored(&server, "AddressPool", "schema-labelled").await;
+    assert_eq!(object["status"]["blocksUsed"], json!(5));
     let read = records
         .get::<Pool>("schema-labelled")
         .await

@@ -31,11 +31,19 @@ fn split(record: &mut Map) -> Map {
             *value = MOST.into();
         }
     }
+    // For people. Of a pool that is too large to be counted it is not known.
+    let count = |name| status.get(name).and_then(Value::as_u64);
+    if let (Some(total), Some(free)) = (count("blocksTotal"), count("blocksFree"))
+        && total < MOST
+    {
+        status.insert(USED.into(), total.saturating_sub(free).into());
+    }
     status
 }
 
 fn join(record: &mut Map, mut status: Map) {
     status.remove("conditions");
+    status.remove(USED);
     for count in COUNTS {
         if let Some(value) = status.get_mut(count)
             && value.as_u64() == Some(MOST)
@@ -50,6 +58,9 @@ fn join(record: &mut Map, mut status: Map) {
 }
 
 const COUNTS: [&str; 2] = ["blocksTotal", "blocksFree"];
+
+/// What follows from those, and is in the object only.
+const USED: &str = "blocksUsed";
 
 /// The API server's integers are signed: what saturates in the record does so here.
 const MOST: u64 = i64::MAX as u64;
@@ -69,6 +80,7 @@ const MOST: u64 = i64::MAX as u64;
     printcolumn(name = "CIDR", type_ = "string", json_path = ".spec.cidr"),
     printcolumn(name = "Block Size", type_ = "integer", json_path = ".spec.blockSize"),
     printcolumn(name = "Blocks", type_ = "integer", json_path = ".status.blocksTotal"),
+    printcolumn(name = "Used", type_ = "integer", json_path = ".status.blocksUsed"),
     printcolumn(name = "Free", type_ = "integer", json_path = ".status.blocksFree"),
     printcolumn(name = "Disabled", type_ = "boolean", json_path = ".spec.disabled"),
     printcolumn(
@@ -139,6 +151,9 @@ pub struct AddressPoolStatus {
     /// How many of them are free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocks_free: Option<i64>,
+    /// How many are not: given to nodes or in quarantine. Absent where the pool is too large.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks_used: Option<i64>,
     /// No block that was ever freed had a greater generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
