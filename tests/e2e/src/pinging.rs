@@ -30,6 +30,7 @@ impl Pinging {
         let mut command = command::command("ping");
         command
             .args(["-n", "-i", "0.01", &to.ip.to_string()])
+            .stderr(Stdio::from(file.try_clone()?))
             .stdout(Stdio::from(file));
         let child = netns::within(&from.netns, || Ok(command.spawn()?)).context("ping")?;
         let pinging = Self { child, output };
@@ -40,18 +41,7 @@ impl Pinging {
     /// The sequence numbers that were replied to so far.
     fn replies(&self) -> Result<BTreeSet<u32>> {
         let text = std::fs::read_to_string(&self.output)?;
-        let replies: BTreeSet<u32> = text
-            .lines()
-            .filter(|line| line.contains("bytes from"))
-            .filter_map(|line| {
-                line.split_once("icmp_seq=")?
-                    .1
-                    .split(' ')
-                    .next()?
-                    .parse()
-                    .ok()
-            })
-            .collect();
+        let replies: BTreeSet<u32> = text.lines().filter_map(replied).collect();
         ensure!(!replies.is_empty(), "no reply yet: {text}");
         Ok(replies)
     }
@@ -66,11 +56,13 @@ impl Pinging {
             ensure!(count >= least, "{count} replies of {least}");
             Ok(())
         })?;
+        let output = self.output.clone();
         let Losses { sent, lost } = self.stop()?;
         ensure!(
             lost.is_empty(),
-            "{} packets of {sent} were lost: {lost:?}",
-            lost.len()
+            "{} packets of {sent} were lost: {lost:?}; ping said:\n{}",
+            lost.len(),
+            around(&std::fs::read_to_string(output)?, &lost)
         );
         Ok(())
     }
@@ -95,10 +87,47 @@ impl Pinging {
     }
 }
 
+/// The number that a line of ping's says was replied to.
+fn replied(line: &str) -> Option<u32> {
+    let (_, number) = line
+        .contains("bytes from")
+        .then(|| line.split_once("icmp_seq="))??;
+    number.split(' ').next()?.parse().ok()
+}
+
+/// What ping said but for replies, and the replies next to what was lost with their times.
+fn around(output: &str, lost: &[u32]) -> String {
+    let near = |n: u32| lost.iter().any(|lost| lost.abs_diff(n) <= 3);
+    let told: Vec<&str> = output
+        .lines()
+        .filter(|line| replied(line).is_none_or(near))
+        .take(40)
+        .collect();
+    told.join("\n")
+}
+
 /// What a stream lost.
 pub struct Losses {
     /// How many were sent until the last reply.
     pub sent: u32,
     /// The numbers of those without a reply.
     pub lost: Vec<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_loss_are_told_its_neighbours_and_all_that_is_no_reply() {
+        let reply = |n| format!("64 bytes from 10.64.0.66: icmp_seq={n} ttl=62 time=0.4 ms\n");
+        let output: String = [1, 2, 4, 8].map(reply).concat() + "ping: sendmsg: refused\n";
+        assert_eq!(
+            output.lines().filter_map(replied).collect::<Vec<_>>(),
+            [1, 2, 4, 8]
+        );
+        let told = around(&output, &[5]);
+        assert_eq!(told.lines().count(), 4, "{told}");
+        assert!(!told.contains("seq=1 ") && told.ends_with("refused"));
+    }
 }
