@@ -28,6 +28,7 @@ python3 - >"$work/dns.log" 2>&1 <<'DNS' &
 import socket
 names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 names.bind(("127.0.0.1", 53))
+print("listens", flush=True)
 known = b"\4etcd\3svc\7example\0"
 while True:
     asked, who = names.recvfrom(512)
@@ -42,10 +43,15 @@ in_root() { chroot "$work/root" "$@"; }
 for program in agent controller; do in_root "/usr/bin/viaduct-$program" --version >/dev/null; done
 in_root /usr/lib/viaduct/viaduct </dev/null >/dev/null 2>&1 || [ $? = 1 ]
 in_root /usr/sbin/nft -j list tables >/dev/null
-for _ in $(seq 100); do
-  (: </dev/tcp/127.0.0.1/2379) 2>/dev/null && break
+listen() { (: </dev/tcp/127.0.0.1/2379) 2>/dev/null && grep -q listens "$work/dns.log"; }
+for _ in $(seq 300); do
+  listen && break
   sleep 0.1
 done
+listen || {
+  echo "etcd or the DNS of this check does not listen: $(tail -n 1 "$work/etcd.log" "$work/dns.log")" >&2
+  exit 1
+}
 for name in etcd.in-hosts etcd etcd.svc.example; do
   in_root /usr/bin/viaductctl --datastore "etcd://$name:2379" nodes >"$work/said" 2>&1 || {
     echo "in the image, the name $name is not found: $(tail -n 1 "$work/said")" >&2
