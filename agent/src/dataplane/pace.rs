@@ -13,7 +13,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(80);
 
 /// Of how many seconds reconciles may take one, in the long run. A storm of triggers
 /// costs a tenth of a core then, with what hearing of it costs beside.
-const SHARE: u32 = 14;
+const SHARE: u32 = 17;
 
 /// The CPU time that reconciles may take at once, without a pause: that of some ten
 /// repairs in a small cluster.
